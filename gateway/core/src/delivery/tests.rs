@@ -1,0 +1,255 @@
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::id::{LeaseId, MessageId};
+use crate::message::{Message, Metadata, Sha256Digest};
+use crate::port::Entropy;
+use crate::route::{ChannelKind, Destination, Endpoint, OrganizationRef, Route};
+
+struct Byte(u8);
+impl Entropy for Byte {
+    fn fill(&self, bytes: &mut [u8]) {
+        bytes.fill(self.0);
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+fn route(channel: ChannelKind) -> Box<Route> {
+    let organization: crate::key::PartyId = "wgb:073150000000".parse().unwrap();
+    Box::new(Route {
+        service: "10092".to_owned(),
+        specification: None,
+        organization: OrganizationRef { key: organization.clone(), name: "Mainz".to_owned(), category: None },
+        lookup_key: organization.clone(),
+        matched_area: None,
+        destination: Destination { organization: organization.clone(), channel },
+        endpoint: Endpoint { channel, address: organization.to_string() },
+        evidence: None,
+        decided_at: at(0),
+        trace: Vec::new(),
+    })
+}
+
+fn accepted(metadata: serde_json::Value, route: Option<&Route>) -> Delivery {
+    let metadata: Metadata = serde_json::from_value(metadata).unwrap();
+    let message = Message {
+        id: MessageId::from_bytes([1; 16]),
+        received_at: at(0),
+        account: "portal".parse().unwrap(),
+        sender: "ags:07315000".parse().unwrap(),
+        metadata,
+        parts: Vec::new(),
+        content: Sha256Digest::of(b""),
+        external_ids: Vec::new(),
+    };
+    Delivery::new(&message, route)
+}
+
+fn plain() -> serde_json::Value {
+    serde_json::json!({"service": {"ozg": "10092"}, "area": {"ars": "073150000000"}})
+}
+
+fn seal() -> SealRecord {
+    SealRecord { algorithm: "test".to_owned(), certificate: "00".to_owned(), signature: vec![1].into() }
+}
+
+fn run(delivery: Delivery, steps: Vec<(Input, i64)>) -> (Delivery, Vec<EventKind>) {
+    let mut events = Vec::new();
+    let mut now = delivery;
+    for (input, second) in steps {
+        let next = now.apply(input, at(second)).unwrap();
+        assert_eq!(next.delivery.version, now.version + 1);
+        now = next.delivery;
+        events.extend(next.events.into_iter().map(|event| event.kind));
+    }
+    (now, events)
+}
+
+fn in_mailbox() -> Delivery {
+    let route = route(ChannelKind::Mailbox);
+    run(accepted(plain(), Some(&route)), vec![(Input::Sealed(seal()), 1)]).0
+}
+
+fn lease(byte: u8, until: i64) -> Input {
+    Input::Lease { lease: LeaseId::generate(&Byte(byte)), account: "dept".parse().unwrap(), until: at(until) }
+}
+
+fn acknowledge(byte: u8) -> Input {
+    Input::Acknowledge {
+        lease: LeaseId::generate(&Byte(byte)),
+        account: "dept".parse().unwrap(),
+        face: Face::Rest,
+    }
+}
+
+#[test]
+fn nothing_is_available_before_it_is_sealed() {
+    let route = route(ChannelKind::Mailbox);
+    let delivery = accepted(plain(), Some(&route));
+    assert_eq!(delivery.placement(), Placement::Prepare);
+    assert_eq!(delivery.apply(lease(1, 60), at(1)).unwrap_err(), Refusal::NotNow);
+    assert!(matches!(in_mailbox().placement(), Placement::Available { .. }));
+}
+
+#[test]
+fn delivered_fetched_and_acknowledged_are_different() {
+    let (leased, _) = run(in_mailbox(), vec![(lease(1, 60), 2)]);
+    assert_eq!((in_mailbox().shown_state(), leased.shown_state()), ("delivered", "fetched"));
+    let (done, events) = run(leased, vec![(acknowledge(1), 3)]);
+    assert_eq!(done.shown_state(), "acknowledged");
+    assert!(matches!(events.as_slice(), [EventKind::Acknowledged { .. }]));
+    assert!(done.is_finished());
+}
+
+#[test]
+fn a_lease_that_ended_cannot_acknowledge_even_before_the_timer_fired() {
+    let (leased, _) = run(in_mailbox(), vec![(lease(1, 60), 2)]);
+    assert_eq!(leased.apply(acknowledge(1), at(60)).unwrap_err(), Refusal::LeaseLost);
+    assert_eq!(leased.apply(acknowledge(2), at(59)).unwrap_err(), Refusal::WrongLease);
+    let (free, events) = run(leased, vec![(Input::Due, 60)]);
+    assert_eq!(events, [EventKind::LeaseExpired]);
+    assert_eq!(free.apply(acknowledge(1), at(61)).unwrap_err(), Refusal::LeaseLost);
+}
+
+#[test]
+fn every_further_lease_counts_as_another_attempt() {
+    let (again, events) = run(in_mailbox(), vec![(lease(1, 60), 2), (Input::Due, 60), (lease(2, 120), 61)]);
+    assert_eq!(again.attempts, 2);
+    assert!(events.iter().any(|event| matches!(event, EventKind::Leased { attempt: 2, .. })));
+}
+
+#[test]
+fn cancelling_works_until_the_first_hand_over() {
+    let cancel = || Input::Cancel { account: "portal".parse().unwrap() };
+    let (cancelled, _) = run(in_mailbox(), vec![(cancel(), 2)]);
+    assert_eq!(cancelled.apply(lease(1, 60), at(3)).unwrap_err(), Refusal::NotNow);
+    let (leased, _) = run(in_mailbox(), vec![(lease(1, 60), 2), (Input::Due, 60)]);
+    assert_eq!(leased.apply(cancel(), at(61)).unwrap_err(), Refusal::HandedOut);
+    assert_eq!(cancelled.apply(cancel(), at(4)).unwrap_err(), Refusal::Finished);
+}
+
+#[test]
+fn a_worker_that_lost_its_lease_cannot_complete() {
+    let route = route(ChannelKind::Amqp);
+    let (first, _) = run(
+        accepted(plain(), Some(&route)),
+        vec![(Input::Sealed(seal()), 1), (Input::StartAttempt { until: at(60) }, 2)],
+    );
+    let State::Attempting { token, .. } = first.state else { panic!("{first:?}") };
+    let (second, events) = run(first, vec![(Input::Due, 60), (Input::StartAttempt { until: at(120) }, 61)]);
+    assert_eq!(events[0], EventKind::AttemptLost { attempt: 1 });
+    let late = second.apply(Input::Succeeded { token, proof: Proof("x".to_owned()) }, at(62));
+    assert_eq!(late.unwrap_err(), Refusal::LeaseLost);
+    assert_eq!(second.attempts, 2);
+}
+
+#[test]
+fn an_expired_message_is_not_handed_out() {
+    let route = route(ChannelKind::Mailbox);
+    let mut metadata = plain();
+    metadata["expiresAt"] = at(10).to_string().into();
+    let (available, _) = run(accepted(metadata, Some(&route)), vec![(Input::Sealed(seal()), 1)]);
+    let (expired, events) = run(available, vec![(lease(1, 60), 10)]);
+    assert_eq!((expired.state, events), (State::Expired, vec![EventKind::Expired]));
+}
+
+#[test]
+fn not_before_delays_the_hand_over() {
+    let route = route(ChannelKind::Mailbox);
+    let mut metadata = plain();
+    metadata["notBefore"] = at(100).to_string().into();
+    let (waiting, _) = run(accepted(metadata, Some(&route)), vec![(Input::Sealed(seal()), 1)]);
+    assert_eq!(waiting.placement(), Placement::Timer { due: at(100) });
+    assert_eq!(waiting.apply(Input::Due, at(99)).unwrap_err(), Refusal::NotNow);
+    let (available, _) = run(waiting, vec![(Input::Due, 100)]);
+    assert!(matches!(available.placement(), Placement::Available { .. }));
+}
+
+#[test]
+fn an_open_route_waits_and_is_then_decided() {
+    let reason = FailureReason { code: "directory-unavailable".to_owned(), detail: String::new() };
+    let (open, _) = run(accepted(plain(), None), vec![(Input::RouteOpen { reason, retry_at: at(30) }, 1)]);
+    assert_eq!((open.shown_state(), open.placement()), ("accepted", Placement::Timer { due: at(30) }));
+    let (routed, _) = run(open, vec![(Input::Due, 30), (Input::Routed(route(ChannelKind::Mailbox)), 31)]);
+    assert_eq!((routed.shown_state(), routed.placement()), ("queued", Placement::Prepare));
+    let refused = routed.apply(Input::Routed(route(ChannelKind::Amqp)), at(32));
+    assert_eq!(refused.unwrap_err(), Refusal::NotNow, "a destination is fixed");
+}
+
+#[test]
+fn only_finished_messages_lose_their_payload() {
+    assert_eq!(in_mailbox().apply(Input::Strip, at(9)).unwrap_err(), Refusal::NotNow);
+    let (done, _) = run(in_mailbox(), vec![(lease(1, 60), 2), (acknowledge(1), 3), (Input::Strip, 4)]);
+    assert_eq!(done.placement(), Placement::Finished { since: at(3), stripped: true });
+    assert_eq!(done.apply(Input::Strip, at(5)).unwrap_err(), Refusal::NotNow);
+}
+
+/// Any sequence of inputs keeps the invariants that other modules build on.
+mod any_order {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn inputs() -> impl Strategy<Value = Vec<(u8, i64)>> {
+        proptest::collection::vec((0_u8..14, 0_i64..40), 1..60)
+    }
+
+    fn input(kind: u8, delivery: &Delivery, now: i64) -> Input {
+        let reason = FailureReason { code: "x".to_owned(), detail: String::new() };
+        let token = match delivery.state {
+            State::Attempting { token, .. } => token,
+            _ => 1,
+        };
+        let account = || "dept".parse().unwrap();
+        match kind {
+            0 => Input::Routed(route(if now % 2 == 0 { ChannelKind::Mailbox } else { ChannelKind::Amqp })),
+            1 => Input::Sealed(seal()),
+            2 => Input::StartAttempt { until: at(now + 10) },
+            3 => Input::Succeeded { token, proof: Proof(String::new()) },
+            4 => Input::Failed { token, class: FailureClass::Transient, reason, next: Ok(at(now + 5)) },
+            5 => Input::Due,
+            6 => lease(1, now + 10),
+            7 => acknowledge(1),
+            8 => Input::Release { lease: LeaseId::generate(&Byte(1)), account: account() },
+            9 => Input::Cancel { account: account() },
+            10 => Input::Fetch { account: account() },
+            11 => Input::Strip,
+            12 => Input::RouteOpen { reason, retry_at: at(now + 5) },
+            _ => Input::Reject {
+                lease: LeaseId::generate(&Byte(1)),
+                code: "unzustaendig".to_owned(),
+                detail: String::new(),
+            },
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn invariants_hold(steps in inputs()) {
+            let mut now = 0;
+            let mut delivery = accepted(plain(), None);
+            let mut facts = HashSet::new();
+            for (kind, later) in steps {
+                now += later;
+                let Ok(next) = delivery.apply(input(kind, &delivery, now), at(now)) else { continue };
+                let was_finished = delivery.is_finished();
+                let next = next.delivery;
+                prop_assert!(next.attempts >= delivery.attempts);
+                let offered = matches!(next.placement(), Placement::Ready { .. } | Placement::Available { .. });
+                prop_assert!(!offered || next.sealed);
+                prop_assert!(!was_finished || next.state == delivery.state, "final states stay");
+                if next.attempts > 0 {
+                    prop_assert!(next.state != State::Cancelled, "handed out, so not cancelled");
+                }
+                facts.insert(next.shown_state());
+                delivery = next;
+            }
+            prop_assert!(!facts.contains("acknowledged") || facts.contains("fetched"));
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The delivery engine: takes due work from the store, lets the state machine decide, acts, commits.
+//!
+//! Invariants: every attempt is committed before its channel is called (promise P2); a worker's result counts only with
+//! its fencing token (P6); all fan-out holds a permit (P8). The engine keeps nothing that the store does not have, so
+//! it may die at any instant. Not here: which state follows which (`delivery`), how a channel works (adapters).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::delivery::RetryPolicy;
+use crate::id::MessageId;
+use crate::mailbox::add;
+use crate::port::{
+    Channel, Clock, Entropy, MessageStore, Observation, Observer, Sealer, StoreError, WorkItem,
+};
+use crate::route::{ChannelKind, Router};
+use crate::wake::Wake;
+
+mod attempt;
+mod prepare;
+mod retention;
+
+pub use retention::Retention;
+
+/// How the engine works.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineOptions {
+    /// Messages routed and sealed at the same time.
+    pub prepare_concurrency: usize,
+    /// Attempts at the same time, over all destinations.
+    pub attempt_concurrency: usize,
+    /// Attempts at the same time to one destination.
+    pub destination_concurrency: usize,
+    /// How long an attempt may take before it counts as lost.
+    pub attempt_lease: Duration,
+    /// When a failed attempt is repeated.
+    pub retry: RetryPolicy,
+    /// How often the directory is asked for an open route.
+    pub route_retry: Duration,
+    /// How long a route may stay open.
+    pub route_max_wait: Duration,
+    /// Age of a decision after which it is checked again before an attempt.
+    pub recheck_after: Duration,
+    /// How long payloads and records are kept.
+    pub retention: Retention,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            prepare_concurrency: 32,
+            attempt_concurrency: 64,
+            destination_concurrency: 16,
+            attempt_lease: Duration::from_secs(60),
+            retry: RetryPolicy::default(),
+            route_retry: Duration::from_secs(30),
+            route_max_wait: Duration::from_secs(24 * 3600),
+            recheck_after: Duration::from_secs(600),
+            retention: Retention::default(),
+        }
+    }
+}
+
+/// What the engine works with.
+pub struct EnginePorts {
+    /// Truth.
+    pub store: Arc<dyn MessageStore>,
+    /// Ways to authorities.
+    pub router: Arc<Router>,
+    /// Signs documents.
+    pub sealer: Arc<dyn Sealer>,
+    /// Push channels.
+    pub channels: Vec<Arc<dyn Channel>>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Jitter.
+    pub entropy: Arc<dyn Entropy>,
+    /// Log and metrics.
+    pub observer: Arc<dyn Observer>,
+    /// Signals.
+    pub wake: Arc<Wake>,
+}
+
+/// The engine. [`Engine::run`] is its life.
+pub struct Engine {
+    ports: EnginePorts,
+    channels: BTreeMap<ChannelKind, Arc<dyn Channel>>,
+    options: EngineOptions,
+    held: AtomicBool,
+}
+
+/// After a fault of the store or the sealer the engine rests for so long.
+const REST: Duration = Duration::from_secs(1);
+/// Timers looked at in one round.
+const TIMER_BATCH: usize = 256;
+
+/// What a finished task was, so that its slot can be given back.
+struct Finished {
+    id: MessageId,
+    result: Result<(), StoreError>,
+    prepared: bool,
+}
+
+/// Work in flight; owned by the loop, no locks.
+#[derive(Default)]
+struct InFlight {
+    tasks: JoinSet<Finished>,
+    preparing: BTreeSet<MessageId>,
+    attempting: BTreeSet<MessageId>,
+    cursor: Option<MessageId>,
+}
+
+impl Engine {
+    /// An engine over its ports.
+    pub fn new(ports: EnginePorts, options: EngineOptions) -> Arc<Self> {
+        let channels = ports.channels.iter().map(|channel| (channel.kind(), Arc::clone(channel))).collect();
+        Arc::new(Self { ports, channels, options, held: AtomicBool::new(false) })
+    }
+
+    /// Holds or releases everything after acceptance: nothing is routed, sealed or delivered while held.
+    pub fn hold_all(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
+        self.ports.wake.work();
+    }
+
+    /// Works until stopped, then gives attempts that are under way up to `drain`. Returns the number cut off; those will be
+    /// delivered again, marked.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken, drain: Duration) -> usize {
+        let mut flight = InFlight::default();
+        while !stop.is_cancelled() {
+            let wait = match self.round(&mut flight).await {
+                Ok(wait) => wait,
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "The engine rests because the store failed."
+                    );
+                    Some(add(self.ports.clock.now(), REST))
+                }
+            };
+            self.pause(&mut flight, wait, &stop).await;
+        }
+        let deadline = add(self.ports.clock.now(), drain);
+        while !flight.tasks.is_empty() {
+            tokio::select! {
+                _ = flight.tasks.join_next() => {}
+                () = self.ports.clock.sleep_until(deadline) => break,
+            }
+        }
+        let cut = flight.tasks.len();
+        flight.tasks.shutdown().await;
+        cut
+    }
+
+    /// Waits for work, a finished task, a timer, or the end.
+    async fn pause(
+        self: &Arc<Self>,
+        flight: &mut InFlight,
+        until: Option<Timestamp>,
+        stop: &CancellationToken,
+    ) {
+        let timer = async {
+            match until {
+                Some(at) => self.ports.clock.sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut rest = false;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.ports.wake.on_work() => {}
+            () = timer => {}
+            Some(done) = flight.tasks.join_next() => rest = flight.settle(done),
+        }
+        while let Some(done) = flight.tasks.try_join_next() {
+            rest |= flight.settle(done);
+        }
+        if rest {
+            let at = add(self.ports.clock.now(), REST);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.ports.clock.sleep_until(at) => {}
+            }
+        }
+    }
+
+    /// Starts as much work as there are free slots. Returns the next timer.
+    async fn round(self: &Arc<Self>, flight: &mut InFlight) -> Result<Option<Timestamp>, StoreError> {
+        let next = self.fire_timers().await?;
+        if self.held.load(Ordering::Relaxed) {
+            return Ok(next);
+        }
+        self.start_preparing(flight).await?;
+        self.start_attempts(flight).await?;
+        Ok(next)
+    }
+
+    async fn start_preparing(self: &Arc<Self>, flight: &mut InFlight) -> Result<(), StoreError> {
+        let free = self.options.prepare_concurrency.saturating_sub(flight.preparing.len());
+        if free == 0 {
+            return Ok(());
+        }
+        let window = self.options.prepare_concurrency + free;
+        let items = self.ports.store.to_prepare(flight.cursor, window).await?;
+        // Behind the last item the next look starts from the front again, where slow ones and late comers are.
+        let whole = items.len() < window;
+        let mut started = 0;
+        for WorkItem { id, .. } in items {
+            if started == free {
+                break;
+            }
+            flight.cursor = Some(id);
+            if flight.preparing.insert(id) {
+                started += 1;
+                let engine = Arc::clone(self);
+                flight
+                    .tasks
+                    .spawn(async move { Finished { id, result: engine.prepare(id).await, prepared: true } });
+            }
+        }
+        if whole && started < free {
+            flight.cursor = None;
+        }
+        Ok(())
+    }
+
+    async fn start_attempts(self: &Arc<Self>, flight: &mut InFlight) -> Result<(), StoreError> {
+        let free = self.options.attempt_concurrency.saturating_sub(flight.attempting.len());
+        if free == 0 {
+            return Ok(());
+        }
+        let items = self.ports.store.ready(self.options.destination_concurrency, free).await?;
+        for WorkItem { id, .. } in items {
+            if flight.attempting.insert(id) {
+                let engine = Arc::clone(self);
+                flight
+                    .tasks
+                    .spawn(async move { Finished { id, result: engine.attempt(id).await, prepared: false } });
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves everything that is due. Returns when the next timer fires, at once if there are more.
+    async fn fire_timers(&self) -> Result<Option<Timestamp>, StoreError> {
+        let now = self.ports.clock.now();
+        let items = self.ports.store.timers(TIMER_BATCH).await?;
+        let full = items.len() == TIMER_BATCH;
+        let (due, later): (Vec<WorkItem>, Vec<WorkItem>) =
+            items.into_iter().partition(|item| item.due.is_some_and(|due| due <= now));
+        if let Some(first) = due.first().and_then(|item| item.due) {
+            let lag = now.duration_since(first).unsigned_abs();
+            self.ports.observer.record(Observation::Scheduled { lag });
+        }
+        let mut mail = false;
+        for item in due {
+            let Some(delivery) = self.ports.store.head(item.id).await? else { continue };
+            mail |= self
+                .step(item.id, &delivery, crate::delivery::Input::Due)
+                .await?
+                .is_some_and(|next| matches!(next.placement(), crate::delivery::Placement::Available { .. }));
+        }
+        if mail {
+            self.ports.wake.mail();
+        }
+        Ok(later.first().and_then(|item| item.due).or(full.then_some(now)))
+    }
+}
+
+impl InFlight {
+    /// Gives the slot back. Returns whether the engine should rest.
+    fn settle(&mut self, done: Result<Finished, tokio::task::JoinError>) -> bool {
+        match done {
+            Ok(Finished { id, result, prepared }) => {
+                if prepared {
+                    self.preparing.remove(&id);
+                } else {
+                    self.attempting.remove(&id);
+                }
+                match result {
+                    Ok(()) => false,
+                    Err(error) => {
+                        tracing::error!(
+                            message.id = %id,
+                            error = &error as &dyn std::error::Error,
+                            "Work on a message stopped because the store failed."
+                        );
+                        true
+                    }
+                }
+            }
+            Err(error) => {
+                // A panic is a bug; the message stays durable and its lease runs out.
+                tracing::error!(error = &error as &dyn std::error::Error, "A worker of the engine died.");
+                true
+            }
+        }
+    }
+}

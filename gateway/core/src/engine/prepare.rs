@@ -1,0 +1,125 @@
+//! From accepted to ready: open routes are resolved, documents sealed.
+
+use crate::delivery::{Delivery, FailureReason, Input, Placement, RejectReason};
+use crate::id::MessageId;
+use crate::mailbox::add;
+use crate::port::{Change, CommitError, Observation, SealRequest, StoreError};
+use crate::route::{LookupRequest, OutcomeKind};
+
+use super::Engine;
+
+impl Engine {
+    /// Routes and seals one message. Idempotent: run twice, the second commit is stale.
+    pub(super) async fn prepare(&self, id: MessageId) -> Result<(), StoreError> {
+        let found = match self.ports.store.load(id).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(StoreError::Damaged { detail, .. }) => return self.damaged(id, detail).await,
+            Err(error) => return Err(error),
+        };
+        if found.delivery.placement() != Placement::Prepare {
+            return Ok(());
+        }
+        let mut delivery = found.delivery.clone();
+        let mut events = Vec::new();
+        if delivery.destination.is_none() {
+            let input = self.route_input(&found.message.metadata, &delivery).await;
+            let Ok(next) = delivery.apply(input, self.ports.clock.now()) else { return Ok(()) };
+            delivery = next.delivery;
+            events = next.events;
+        }
+        if delivery.destination.is_some() {
+            let Some(document) = found.message.parts.first() else {
+                return self.damaged(id, "the message has no document".to_owned()).await;
+            };
+            let request = SealRequest { document: document.sha256, at: self.ports.clock.now() };
+            match self.ports.sealer.seal(request).await {
+                Ok(seal) => {
+                    let Ok(next) = delivery.apply(Input::Sealed(seal), self.ports.clock.now()) else {
+                        return Ok(());
+                    };
+                    delivery = next.delivery;
+                    events.extend(next.events);
+                }
+                Err(error) => {
+                    tracing::error!(message.id = %id, error = &error as &dyn std::error::Error, "Sealing failed; the message waits.");
+                    self.ports.observer.record(Observation::SealFailed { id });
+                    let retry_at = add(self.ports.clock.now(), self.options.route_retry);
+                    let reason = FailureReason {
+                        code: "seal-failed".to_owned(),
+                        detail: "the gateway cannot sign".to_owned(),
+                    };
+                    let Ok(next) =
+                        delivery.apply(Input::RouteOpen { reason, retry_at }, self.ports.clock.now())
+                    else {
+                        return Ok(());
+                    };
+                    delivery = next.delivery;
+                    events.extend(next.events);
+                }
+            }
+        }
+        let mail = matches!(delivery.placement(), Placement::Available { .. });
+        let change = Change { id, expected: found.delivery.version, delivery, events };
+        match self.ports.store.commit(vec![change]).await {
+            Ok(()) => {
+                if mail {
+                    self.ports.wake.mail();
+                }
+                Ok(())
+            }
+            Err(CommitError::Stale(_)) => Ok(()),
+            Err(CommitError::Store(error)) => Err(error),
+        }
+    }
+
+    async fn route_input(&self, metadata: &crate::message::Metadata, delivery: &Delivery) -> Input {
+        let now = self.ports.clock.now();
+        let Some(request) = LookupRequest::of(metadata) else {
+            return Input::Refused(RejectReason::Route { outcome: OutcomeKind::BadRequest });
+        };
+        let resolution = self.ports.router.resolve(&request, now).await;
+        match (resolution.route, resolution.outcome) {
+            (Some(route), _) => Input::Routed(route),
+            (None, OutcomeKind::DirectoryUnavailable) => {
+                let waited = now.duration_since(delivery.received_at).unsigned_abs();
+                if waited >= self.options.route_max_wait {
+                    return Input::Refused(RejectReason::Unroutable);
+                }
+                Input::RouteOpen {
+                    reason: FailureReason {
+                        code: "directory-unavailable".to_owned(),
+                        detail: resolution.unavailable.unwrap_or_default(),
+                    },
+                    retry_at: add(now, self.options.route_retry),
+                }
+            }
+            (None, outcome) => Input::Refused(RejectReason::Route { outcome }),
+        }
+    }
+
+    /// Dead-letters a message whose record or payload cannot be read; the head still can.
+    pub(super) async fn damaged(&self, id: MessageId, detail: String) -> Result<(), StoreError> {
+        let Some(delivery) = self.ports.store.head(id).await? else { return Ok(()) };
+        self.ports.observer.record(Observation::Dead { id, code: "damaged" });
+        let reason = FailureReason { code: "damaged".to_owned(), detail };
+        self.step(id, &delivery, Input::Damaged(reason)).await.map(|_| ())
+    }
+
+    /// Applies and commits one input; `None` if it does not fit any more.
+    pub(super) async fn step(
+        &self,
+        id: MessageId,
+        delivery: &Delivery,
+        input: Input,
+    ) -> Result<Option<Delivery>, StoreError> {
+        let Ok(next) = delivery.apply(input, self.ports.clock.now()) else { return Ok(None) };
+        let change =
+            Change { id, expected: delivery.version, delivery: next.delivery.clone(), events: next.events };
+        match self.ports.store.commit(vec![change]).await {
+            Ok(()) => Ok(Some(next.delivery)),
+            Err(CommitError::Stale(_)) => Ok(None),
+            Err(CommitError::Store(error)) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Driving port for everything that hands messages in: check, route, commit, answer.
+//!
+//! Invariant: an answer is given only for what the store has made durable (promise P1); the proof is [`Committed`], which
+//! nothing outside this module can make.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::delivery::{Delivery, Event, EventKind, FailureReason};
+use crate::id::{MessageId, MessageIdSource};
+use crate::key::{AreaKey, PartyId};
+use crate::message::{ExternalId, IntakeKey, Message, Metadata, Part, Sha256Digest, content_digest};
+use crate::port::{
+    Acceptance, Accepted, Clock, DuplicateOf, Entropy, IntakeOutcome, MessageStore, Observation, Observer,
+    Staged, StoreError,
+};
+use crate::route::{LookupRequest, OutcomeKind, Resolution, Route, Router};
+use crate::wake::Wake;
+
+/// What a face hands in after it has received everything.
+#[derive(Debug)]
+pub struct Submission {
+    /// Key under which the intake is idempotent.
+    pub key: IntakeKey,
+    /// Party it is submitted for.
+    pub sender: PartyId,
+    /// What the author said.
+    pub metadata: Metadata,
+    /// Document first.
+    pub parts: Vec<Part>,
+    /// The body.
+    pub payload: Staged,
+    /// Ids the sender gave it.
+    pub external_ids: Vec<ExternalId>,
+    /// Whether this answers an earlier message, so that it goes to a mailbox here.
+    pub reply: bool,
+}
+
+/// Proof that a message is on stable storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    id: MessageId,
+    answer: Bytes,
+}
+
+impl Committed {
+    /// The message.
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+
+    /// The stored answer to the sender.
+    pub fn answer(&self) -> &Bytes {
+        &self.answer
+    }
+}
+
+/// Good end of an intake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// A new message.
+    New(Committed),
+    /// Same key, same content: the proof of the first.
+    Repeated(Committed),
+}
+
+/// A field of the metadata that contradicts the others or the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct MetadataProblem {
+    /// Name of the field as on the wire.
+    pub field: &'static str,
+    /// What is wrong, without the value.
+    pub problem: &'static str,
+}
+
+/// Why nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// The author's statements contradict each other.
+    #[error("metadata refused: {0}")]
+    Metadata(MetadataProblem),
+    /// There is no route, with the explanation.
+    #[error("no route: {}", .0.outcome.as_str())]
+    Refused(Box<Resolution>),
+    /// The key was used for other content.
+    #[error("the key was used for other content, message {0}")]
+    Conflict(MessageId),
+    /// Same key and content, but the message is no longer kept.
+    #[error("the message {0} was accepted earlier and is no longer kept")]
+    Gone(MessageId),
+    /// The store cannot take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Renders the answer that is stored with a message and repeated to duplicates.
+pub type RenderAnswer<'a> = &'a (dyn Fn(&Message, &Delivery, Option<&Route>) -> Bytes + Sync);
+
+/// Takes submissions.
+pub struct Intake {
+    store: Arc<dyn MessageStore>,
+    router: Arc<Router>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    observer: Arc<dyn Observer>,
+    wake: Arc<Wake>,
+    ids: MessageIdSource,
+}
+
+impl Intake {
+    /// An intake over its ports.
+    pub fn new(
+        store: Arc<dyn MessageStore>,
+        router: Arc<Router>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        observer: Arc<dyn Observer>,
+        wake: Arc<Wake>,
+    ) -> Self {
+        Self { store, router, clock, entropy, observer, wake, ids: MessageIdSource::default() }
+    }
+
+    /// Accepts a submission. Cancel-safe until the store commits; after that the message is accepted even if the caller is gone.
+    ///
+    /// # Errors
+    /// See [`IntakeError`]; nothing is stored then and the key is not used up.
+    pub async fn accept(
+        &self,
+        submission: Submission,
+        render: RenderAnswer<'_>,
+    ) -> Result<Admission, IntakeError> {
+        let started = self.clock.now();
+        let result = self.admit(submission, started, render).await;
+        let outcome = match &result {
+            Ok(Admission::New(_)) => IntakeOutcome::Accepted,
+            Ok(Admission::Repeated(_)) => IntakeOutcome::Duplicate,
+            Err(IntakeError::Conflict(_) | IntakeError::Gone(_)) => IntakeOutcome::Conflict,
+            Err(IntakeError::Metadata(_) | IntakeError::Refused(_)) => IntakeOutcome::Refused,
+            Err(IntakeError::Store(_)) => IntakeOutcome::Failed,
+        };
+        let elapsed = self.clock.now().duration_since(started).unsigned_abs();
+        self.observer.record(Observation::Intake { outcome, elapsed });
+        result
+    }
+
+    async fn admit(
+        &self,
+        submission: Submission,
+        now: Timestamp,
+        render: RenderAnswer<'_>,
+    ) -> Result<Admission, IntakeError> {
+        let content = content_digest(&submission.metadata, &submission.parts);
+        // First of all: a duplicate stays a duplicate even if it would be refused today.
+        if let Some(earlier) = self.store.intake(&submission.key).await? {
+            return repeated(earlier, content);
+        }
+        check(&submission.metadata, now).map_err(IntakeError::Metadata)?;
+        let route = self.route(&submission, now).await?;
+        let id = self.ids.next(now, self.entropy.as_ref());
+        let message = Arc::new(Message {
+            id,
+            received_at: now,
+            account: submission.key.account.clone(),
+            sender: submission.sender,
+            metadata: submission.metadata,
+            parts: submission.parts,
+            content,
+            external_ids: submission.external_ids,
+        });
+        let (delivery, events) = first_state(&message, route.as_deref().map_err(String::as_str), now);
+        let answer = render(&message, &delivery, route.as_deref().ok());
+        let acceptance = Acceptance {
+            key: submission.key,
+            message,
+            delivery,
+            events,
+            answer: answer.clone(),
+            payload: submission.payload,
+        };
+        match self.store.accept(acceptance).await? {
+            Accepted::First => {
+                self.wake.work();
+                Ok(Admission::New(Committed { id, answer }))
+            }
+            Accepted::Seen(earlier) => repeated(earlier, content),
+        }
+    }
+
+    /// The route, or why it is still open.
+    async fn route(
+        &self,
+        submission: &Submission,
+        now: Timestamp,
+    ) -> Result<Result<Box<Route>, String>, IntakeError> {
+        let request = match (submission.reply, &submission.metadata.recipient) {
+            (true, Some(recipient)) => {
+                let service = submission.metadata.service.clone();
+                LookupRequest::Reply { service, recipient: recipient.clone() }
+            }
+            _ => LookupRequest::of(&submission.metadata).ok_or(IntakeError::Metadata(NO_TARGET))?,
+        };
+        let mut resolution = self.router.resolve(&request, now).await;
+        match (resolution.route.take(), resolution.outcome) {
+            (Some(route), _) => Ok(Ok(route)),
+            (None, OutcomeKind::DirectoryUnavailable) => {
+                Ok(Err(resolution.unavailable.unwrap_or_else(|| "no answer".to_owned())))
+            }
+            (None, _) => Err(IntakeError::Refused(Box::new(resolution))),
+        }
+    }
+}
+
+const NO_TARGET: MetadataProblem =
+    MetadataProblem { field: "area", problem: "either area or recipient is required" };
+
+fn repeated(earlier: DuplicateOf, content: Sha256Digest) -> Result<Admission, IntakeError> {
+    if earlier.content != content {
+        return Err(IntakeError::Conflict(earlier.id));
+    }
+    match earlier.answer {
+        Some(answer) => Ok(Admission::Repeated(Committed { id: earlier.id, answer })),
+        None => Err(IntakeError::Gone(earlier.id)),
+    }
+}
+
+fn first_state(message: &Message, route: Result<&Route, &str>, now: Timestamp) -> (Delivery, Vec<Event>) {
+    let delivery = Delivery::new(message, route.ok());
+    let received = EventKind::Received { account: message.account.clone() };
+    let second = match route {
+        Ok(route) => EventKind::Routed { route: Box::new(route.clone()) },
+        Err(reason) => EventKind::RouteOpen {
+            reason: FailureReason { code: "directory-unavailable".to_owned(), detail: reason.to_owned() },
+            retry_at: now,
+        },
+    };
+    (delivery, vec![Event { at: now, kind: received }, Event { at: now, kind: second }])
+}
+
+/// Statements that contradict each other or the clock. Shapes were checked when the fields were parsed.
+fn check(metadata: &Metadata, now: Timestamp) -> Result<(), MetadataProblem> {
+    let wrong = |field, problem| Err(MetadataProblem { field, problem });
+    if metadata.recipient.is_some() && metadata.area.is_some() {
+        return wrong("area", "must be absent when a recipient is named");
+    }
+    if matches!(metadata.area, Some(AreaKey::Plz(_))) {
+        return wrong("area", "a postcode does not decide; name the municipality by ars or ags");
+    }
+    if metadata.expires_at.is_some_and(|end| end <= now) {
+        return wrong("expiresAt", "lies in the past");
+    }
+    if metadata.deadline.is_some_and(|end| end <= now) {
+        return wrong("deadline", "lies in the past");
+    }
+    if let (Some(start), Some(end)) = (metadata.not_before, metadata.expires_at)
+        && start >= end
+    {
+        return wrong("notBefore", "must be before expiresAt");
+    }
+    if let (Some(start), Some(end)) = (metadata.not_before, metadata.deadline)
+        && start >= end
+    {
+        return wrong("notBefore", "must be before the deadline");
+    }
+    Ok(())
+}

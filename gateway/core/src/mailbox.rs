@@ -1,0 +1,312 @@
+//! Driving port for departments: lease, download, acknowledge, answer (design section 4.1).
+//!
+//! Everything an account may not open is answered like what does not exist (promise P9).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::account::Account;
+use crate::delivery::{Delivery, Face, Input, ItemState, Refusal, Transition};
+use crate::id::{LeaseId, MessageId};
+use crate::message::PartNumber;
+use crate::port::{Change, Clock, CommitError, Entropy, MessageStore, PartReader, StoreError, StoredMessage};
+use crate::wake::Wake;
+
+/// Why a mailbox request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MailboxError {
+    /// No such message in any mailbox of the account.
+    #[error("no such message")]
+    Unknown,
+    /// The state machine refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A granted lease.
+#[derive(Debug)]
+pub struct Lease {
+    /// Token to be sent back.
+    pub id: LeaseId,
+    /// Deadline.
+    pub until: Timestamp,
+    /// What it covers, in the order of handing out; empty: there was nothing.
+    pub messages: Vec<StoredMessage>,
+}
+
+/// What a department asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseRequest {
+    /// At most so many messages.
+    pub max: usize,
+    /// For so long.
+    pub duration: Duration,
+    /// Wait so long for the first one.
+    pub wait: Duration,
+}
+
+/// The mailboxes of this gateway.
+pub struct Mailboxes {
+    store: Arc<dyn MessageStore>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    wake: Arc<Wake>,
+}
+
+impl Mailboxes {
+    /// Mailboxes over their ports.
+    pub fn new(
+        store: Arc<dyn MessageStore>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        wake: Arc<Wake>,
+    ) -> Self {
+        Self { store, clock, entropy, wake }
+    }
+
+    /// Leases available messages, waiting for the first if asked to. Cancel-safe: a lease the caller never saw runs out.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn lease(&self, account: &Account, request: LeaseRequest) -> Result<Lease, MailboxError> {
+        let give_up = add(self.clock.now(), request.wait);
+        loop {
+            let mail = self.wake.on_mail();
+            tokio::pin!(mail);
+            mail.as_mut().enable();
+            let lease = self.lease_now(account, request).await?;
+            if !lease.messages.is_empty() || self.clock.now() >= give_up {
+                return Ok(lease);
+            }
+            tokio::select! {
+                () = mail => {}
+                () = self.clock.sleep_until(give_up) => {}
+            }
+        }
+    }
+
+    /// One look at the mailboxes; all messages of a lease are committed together.
+    async fn lease_now(&self, account: &Account, request: LeaseRequest) -> Result<Lease, MailboxError> {
+        loop {
+            let id = LeaseId::generate(self.entropy.as_ref());
+            let now = self.clock.now();
+            let until = add(now, request.duration);
+            let mut changes = Vec::new();
+            for mailbox in account.mailboxes() {
+                for candidate in self.store.mailbox(mailbox, request.max - changes.len()).await? {
+                    let Some(delivery) = self.store.head(candidate).await? else { continue };
+                    let input = Input::Lease { lease: id, account: account.name.clone(), until };
+                    if let Ok(next) = delivery.apply(input, now) {
+                        changes.push(change(candidate, &delivery, next));
+                    }
+                }
+                if changes.len() >= request.max {
+                    break;
+                }
+            }
+            // A message that turned out to be expired is committed with the others, but not handed out.
+            let leased = |one: &&Change| one.delivery.item.as_ref().is_some_and(holds(id));
+            let ids: Vec<MessageId> = changes.iter().filter(leased).map(|one| one.id).collect();
+            let nothing_left = changes.is_empty();
+            match self.store.commit(changes).await {
+                Ok(()) if ids.is_empty() && !nothing_left => {}
+                Ok(()) => {
+                    let mut messages = Vec::with_capacity(ids.len());
+                    for id in ids {
+                        messages.extend(self.store.load(id).await?);
+                    }
+                    if !messages.is_empty() {
+                        self.wake.work();
+                    }
+                    return Ok(Lease { id, until, messages });
+                }
+                Err(CommitError::Stale(_)) => {}
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Gives the holder of a lease more time.
+    ///
+    /// # Errors
+    /// [`Refusal::LeaseLost`] if any message of it is lost or the lease is unknown.
+    pub async fn extend(
+        &self,
+        account: &Account,
+        lease: LeaseId,
+        duration: Duration,
+    ) -> Result<(Timestamp, Vec<MessageId>), MailboxError> {
+        let until = add(self.clock.now(), duration);
+        let ids = self.store.leased(lease).await?;
+        let mut changes = Vec::with_capacity(ids.len());
+        for id in &ids {
+            let Some(delivery) = self.store.head(*id).await? else { continue };
+            if delivery.item.as_ref().is_some_and(|item| account.opens(&item.mailbox)) {
+                let next = delivery.apply(Input::Extend { lease, until }, self.clock.now())?;
+                changes.push(change(*id, &delivery, next));
+            }
+        }
+        if changes.is_empty() {
+            return Err(Refusal::LeaseLost.into());
+        }
+        self.store.commit(changes).await.map_err(|error| match error {
+            CommitError::Stale(_) => Refusal::LeaseLost.into(),
+            CommitError::Store(error) => MailboxError::Store(error),
+        })?;
+        Ok((until, ids))
+    }
+
+    /// The department takes responsibility. A repeat under the same lease succeeds without effect.
+    ///
+    /// # Errors
+    /// [`Refusal::WrongLease`], [`Refusal::LeaseLost`], [`Refusal::Finished`], or unknown.
+    pub async fn acknowledge(
+        &self,
+        account: &Account,
+        id: MessageId,
+        lease: LeaseId,
+        face: Face,
+    ) -> Result<StoredMessage, MailboxError> {
+        let message = self.open(account, id).await?;
+        if let Some(ItemState::Acknowledged { lease: earlier, .. }) = item_state(&message)
+            && *earlier == lease
+        {
+            return Ok(message);
+        }
+        self.change(id, Input::Acknowledge { lease, account: account.name.clone(), face }).await
+    }
+
+    /// The department refuses the message for good; the sender is told why.
+    ///
+    /// # Errors
+    /// As for [`Self::acknowledge`].
+    pub async fn reject(
+        &self,
+        account: &Account,
+        id: MessageId,
+        lease: LeaseId,
+        code: String,
+        detail: String,
+    ) -> Result<StoredMessage, MailboxError> {
+        self.open(account, id).await?;
+        self.change(id, Input::Reject { lease, code, detail }).await
+    }
+
+    /// Gives a leased message back.
+    ///
+    /// # Errors
+    /// As for [`Self::acknowledge`].
+    pub async fn release(
+        &self,
+        account: &Account,
+        id: MessageId,
+        lease: LeaseId,
+    ) -> Result<StoredMessage, MailboxError> {
+        self.open(account, id).await?;
+        let released = self.change(id, Input::Release { lease, account: account.name.clone() }).await?;
+        self.wake.mail();
+        Ok(released)
+    }
+
+    /// Available messages of all mailboxes of the account, without leasing them.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list(&self, account: &Account, limit: usize) -> Result<Vec<StoredMessage>, MailboxError> {
+        let mut messages = Vec::new();
+        for mailbox in account.mailboxes() {
+            for id in self.store.mailbox(mailbox, limit - messages.len()).await? {
+                messages.extend(self.store.load(id).await?);
+            }
+            if messages.len() >= limit {
+                break;
+            }
+        }
+        Ok(messages)
+    }
+
+    /// A message in one of the account's mailboxes, or one that was pushed to an organisation it serves: a push channel may
+    /// hand over references to parts that are fetched here.
+    ///
+    /// # Errors
+    /// [`MailboxError::Unknown`] if there is none the account may open.
+    pub async fn open(&self, account: &Account, id: MessageId) -> Result<StoredMessage, MailboxError> {
+        let message = self.store.load(id).await?.ok_or(MailboxError::Unknown)?;
+        let delivery = &message.delivery;
+        let handed_out = delivery.item.is_some() || delivery.attempts > 0;
+        match &delivery.destination {
+            Some(destination) if handed_out && account.opens(&destination.organization) => Ok(message),
+            _ => Err(MailboxError::Unknown),
+        }
+    }
+
+    /// Reads a part; the first reading makes the message `fetched`, durably before the first byte.
+    ///
+    /// # Errors
+    /// [`MailboxError::Unknown`] if there is no such part.
+    pub async fn read(
+        &self,
+        account: &Account,
+        id: MessageId,
+        part: PartNumber,
+        offset: u64,
+    ) -> Result<Box<dyn PartReader>, MailboxError> {
+        let message = self.open(account, id).await?;
+        if message.delivery.item.is_some_and(|item| item.first_fetched_at.is_none()) {
+            match self.change(id, Input::Fetch { account: account.name.clone() }).await {
+                Ok(_) | Err(MailboxError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.store.open_part(id, part, offset).await?.ok_or(MailboxError::Unknown)
+    }
+
+    /// Notes on a message's ProcessCard that it was answered.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn replied(&self, id: MessageId, reply: MessageId) -> Result<(), MailboxError> {
+        self.change(id, Input::Replied { reply }).await.map(|_| ())
+    }
+
+    /// Applies an input to the newest version, again if somebody else was faster.
+    async fn change(&self, id: MessageId, input: Input) -> Result<StoredMessage, MailboxError> {
+        loop {
+            let mut message = self.store.load(id).await?.ok_or(MailboxError::Unknown)?;
+            let next = message.delivery.apply(input.clone(), self.clock.now())?;
+            let change = change(id, &message.delivery, next.clone());
+            match self.store.commit(vec![change]).await {
+                Ok(()) => {
+                    message.delivery = next.delivery;
+                    message.events.extend(next.events);
+                    self.wake.work();
+                    return Ok(message);
+                }
+                Err(CommitError::Stale(_)) => {}
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn change(id: MessageId, before: &Delivery, after: Transition) -> Change {
+    Change { id, expected: before.version, delivery: after.delivery, events: after.events }
+}
+
+fn item_state(message: &StoredMessage) -> Option<&ItemState> {
+    message.delivery.item.as_ref().map(|item| &item.state)
+}
+
+fn holds(id: LeaseId) -> impl Fn(&crate::delivery::MailboxItem) -> bool {
+    move |item| matches!(item.state, ItemState::Leased { lease, .. } if lease == id)
+}
+
+/// `at + duration`, at most the end of time.
+pub(crate) fn add(at: Timestamp, duration: Duration) -> Timestamp {
+    at.checked_add(duration).unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,21 @@
+//! What core needs from the outside, in core's words. One trait and its error per file; every adapter of a port runs the
+//! contract suite of the port in the test kit.
+
+mod channel;
+mod clock;
+mod directory;
+mod entropy;
+mod observe;
+mod seal;
+mod store;
+
+pub use channel::{Channel, DeliveryOutcome, Handover, HandoverPart};
+pub use clock::Clock;
+pub use directory::{Directory, DirectoryAnswer, DirectoryRecord, DirectoryUnavailable, ServiceQuery};
+pub use entropy::Entropy;
+pub use observe::{IntakeOutcome, Observation, Observer, Silent};
+pub use seal::{SealError, SealRequest, Sealer};
+pub use store::{
+    Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
+    PayloadWriter, Staged, StagedFile, StoreError, StoreStatus, StoredMessage, SubmissionFilter, WorkItem,
+};

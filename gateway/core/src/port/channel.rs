@@ -1,0 +1,92 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::store::{MessageStore, PartReader, StoreError};
+use crate::delivery::{FailureClass, FailureReason, Proof, SealRecord};
+use crate::message::{Message, Part, PartNumber};
+use crate::route::{ChannelKind, Endpoint, Route};
+
+/// One hand-over of a message to its destination.
+pub struct Handover {
+    /// What.
+    pub message: Arc<Message>,
+    /// Where.
+    pub route: Box<Route>,
+    /// Seal over the document.
+    pub seal: SealRecord,
+    /// From 1; above 1 the receiver must be told (design section 4.5).
+    pub attempt: u32,
+    pub(crate) store: Arc<dyn MessageStore>,
+}
+
+/// A part and a way to read it.
+pub struct HandoverPart<'a> {
+    /// Description.
+    pub part: &'a Part,
+    /// Content from the first byte.
+    pub reader: Box<dyn PartReader>,
+}
+
+impl Handover {
+    /// Opens a part for reading.
+    ///
+    /// # Errors
+    /// When the store cannot read it.
+    pub async fn open(&self, number: PartNumber) -> Result<Option<HandoverPart<'_>>, StoreError> {
+        let Some(part) = self.message.parts.get(usize::from(number)) else { return Ok(None) };
+        let reader = self.store.open_part(self.message.id, number, 0).await?;
+        Ok(reader.map(|reader| HandoverPart { part, reader }))
+    }
+
+    /// Whether an earlier attempt may have reached the destination.
+    pub fn redelivered(&self) -> bool {
+        self.attempt > 1
+    }
+}
+
+/// Result of one attempt; it carries what the next step needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "dropping an outcome loses a message"]
+pub enum DeliveryOutcome {
+    /// The destination has it durably.
+    Delivered(Proof),
+    /// It has not, or nobody knows.
+    Failed {
+        /// Who has to act.
+        class: FailureClass,
+        /// What went wrong; no payload, no personal data.
+        reason: FailureReason,
+        /// The peer's wish for the next attempt.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl DeliveryOutcome {
+    /// A failure without a hint from the peer.
+    pub fn failed(class: FailureClass, code: &str, detail: impl Into<String>) -> Self {
+        Self::Failed {
+            class,
+            reason: FailureReason { code: code.to_owned(), detail: detail.into() },
+            retry_after: None,
+        }
+    }
+}
+
+/// Delivers messages one way. The number of the attempt is durable before [`Channel::deliver`] is called.
+#[async_trait]
+pub trait Channel: Send + Sync {
+    /// Which way.
+    fn kind(&self) -> ChannelKind;
+
+    /// Whether the endpoint can be used at all, by configuration; cheap, no I/O.
+    ///
+    /// # Errors
+    /// The reason, for the trace of a route.
+    fn accepts(&self, endpoint: &Endpoint) -> Result<(), String>;
+
+    /// Hands one message over. Bounded in time by the adapter. If cancelled, the outcome counts as unknown and the message is
+    /// delivered again, marked.
+    async fn deliver(&self, handover: &Handover) -> DeliveryOutcome;
+}

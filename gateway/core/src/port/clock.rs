@@ -1,0 +1,12 @@
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+/// Wall clock. Injected everywhere; tests drive it by hand.
+#[async_trait]
+pub trait Clock: Send + Sync {
+    /// The time, with millisecond precision.
+    fn now(&self) -> Timestamp;
+
+    /// Returns once [`Self::now`] is at or past `at`. Cancel-safe.
+    async fn sleep_until(&self, at: Timestamp);
+}

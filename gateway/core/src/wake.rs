@@ -1,0 +1,33 @@
+//! Tells sleeping loops that there is something to do. Losing nothing: a waiter registers before it looks.
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+/// Signals between intake, engine and mailbox pollers of one process.
+#[derive(Debug, Default)]
+pub struct Wake {
+    work: Notify,
+    mail: Notify,
+}
+
+impl Wake {
+    /// There is work for the engine.
+    pub fn work(&self) {
+        self.work.notify_one();
+    }
+
+    /// Something became available in some mailbox.
+    pub fn mail(&self) {
+        self.mail.notify_waiters();
+    }
+
+    /// Completes at the next [`Self::work`], or at once if there was one since the last wait.
+    pub(crate) fn on_work(&self) -> Notified<'_> {
+        self.work.notified()
+    }
+
+    /// Completes at the next [`Self::mail`] after it was enabled.
+    pub(crate) fn on_mail(&self) -> Notified<'_> {
+        self.mail.notified()
+    }
+}
