@@ -200,6 +200,15 @@ pub struct SubmissionFilter {
     pub state: Option<String>,
 }
 
+impl SubmissionFilter {
+    /// Whether a delivery passes.
+    pub fn matches(&self, delivery: &Delivery) -> bool {
+        delivery.account == self.account
+            && self.case_id.as_ref().is_none_or(|wanted| delivery.case_id.as_ref() == Some(wanted))
+            && self.state.as_deref().is_none_or(|wanted| delivery.shown_state() == wanted)
+    }
+}
+
 /// Where a listing continues; newest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor(pub MessageId);

@@ -1,0 +1,365 @@
+//! Contract of `MessageStore`. A store is opened on a folder, so that it can be opened again after a "crash".
+
+use std::path::Path;
+use std::sync::Arc;
+
+use amtsbote_core::Timestamp;
+use amtsbote_core::delivery::{Delivery, Face, Input, Placement, Transition};
+use amtsbote_core::id::{LeaseId, MessageId};
+use amtsbote_core::key::PartyId;
+use amtsbote_core::message::PartNumber;
+use amtsbote_core::port::{
+    Acceptance, Accepted, Change, CommitError, MessageStore, StoreError, SubmissionFilter,
+};
+use amtsbote_core::route::ChannelKind;
+use bytes::Bytes;
+
+use crate::samples::{Acceptances, OFFICE, PORTAL, intake_key, metadata, seal};
+use crate::seeded::SeededEntropy;
+use crate::time::noon;
+
+/// Opens a store on a folder. Opened again on the same folder it has the same content.
+pub type StoreFactory<'a> = &'a dyn Fn(&Path) -> Arc<dyn MessageStore>;
+
+/// Runs the whole suite for a store that keeps its content in a folder.
+pub async fn crash_safe(open: StoreFactory<'_>) {
+    in_memory_rules(open).await;
+    everything_survives_reopening(open).await;
+}
+
+/// The rules that need no reopening; also for stores that keep nothing.
+pub async fn in_memory_rules(open: StoreFactory<'_>) {
+    let run = |name: &str| {
+        let folder = tempfile::Builder::new().prefix(name).tempdir().unwrap();
+        let store = open(folder.path());
+        (folder, store)
+    };
+    let (_folder, store) = run("accept");
+    accepted_messages_are_readable(store.as_ref()).await;
+    let (_folder, store) = run("payload");
+    payloads_of_any_size_come_back(store.as_ref()).await;
+    let (_folder, store) = run("duplicate");
+    a_key_is_taken_once(store).await;
+    let (_folder, store) = run("commit");
+    commits_compare_versions_and_are_atomic(store.as_ref()).await;
+    let (_folder, store) = run("queues");
+    queues_follow_the_placement(store.as_ref()).await;
+    let (_folder, store) = run("mailbox");
+    a_mailbox_has_its_order(store.as_ref()).await;
+    let (_folder, store) = run("share");
+    every_destination_gets_its_share(store.as_ref()).await;
+    let (_folder, store) = run("list");
+    submissions_are_listed_newest_first(store.as_ref()).await;
+    let (_folder, store) = run("retention");
+    retention_removes_payload_then_record(store.as_ref()).await;
+}
+
+async fn accept(store: &dyn MessageStore, acceptance: Acceptance) -> MessageId {
+    let id = acceptance.message.id;
+    assert_eq!(store.accept(acceptance).await.unwrap(), Accepted::First);
+    id
+}
+
+async fn apply(store: &dyn MessageStore, id: MessageId, input: Input, now: Timestamp) -> Delivery {
+    let before = store.head(id).await.unwrap().unwrap();
+    let Transition { delivery, events } = before.apply(input, now).unwrap();
+    let change = Change { id, expected: before.version, delivery: delivery.clone(), events };
+    store.commit(vec![change]).await.unwrap();
+    delivery
+}
+
+async fn read(store: &dyn MessageStore, id: MessageId, part: PartNumber, offset: u64) -> Vec<u8> {
+    let mut reader = store.open_part(id, part, offset).await.unwrap().unwrap();
+    let mut content = Vec::new();
+    while let Some(bytes) = reader.next().await.unwrap() {
+        content.extend_from_slice(&bytes);
+    }
+    content
+}
+
+fn lease(token: u64, until: Timestamp) -> Input {
+    let lease = LeaseId::generate(&SeededEntropy::new(token));
+    Input::Lease { lease, account: "department".parse().unwrap(), until }
+}
+
+fn acknowledge(token: u64) -> Input {
+    let lease = LeaseId::generate(&SeededEntropy::new(token));
+    Input::Acknowledge { lease, account: "department".parse().unwrap(), face: Face::Rest }
+}
+
+fn later(seconds: i64) -> Timestamp {
+    noon().checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap()
+}
+
+async fn accepted_messages_are_readable(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let acceptance = samples.routed("k", b"<antrag/>", ChannelKind::Mailbox);
+    let (message, events) = (Arc::clone(&acceptance.message), acceptance.events.clone());
+    let id = accept(store, acceptance).await;
+    let loaded = store.load(id).await.unwrap().unwrap();
+    assert_eq!((loaded.message, &loaded.events), (message, &events));
+    assert_eq!(store.head(id).await.unwrap(), Some(loaded.delivery));
+    let unknown = samples.unused_id();
+    assert!(store.load(unknown).await.unwrap().is_none());
+    assert_eq!(store.head(unknown).await.unwrap(), None);
+    assert!(store.open_part(unknown, 0, 0).await.unwrap().is_none());
+    assert!(store.open_part(id, 1, 0).await.unwrap().is_none());
+}
+
+async fn payloads_of_any_size_come_back(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    for size in [0_usize, 1, 4095, 70_000, 1 << 20, (1 << 20) + 1, 5 << 20] {
+        let document: Vec<u8> = (0..size).map(|n| u8::try_from(n * 31 % 251).unwrap()).collect();
+        let mut acceptance = samples.routed(&format!("size-{size}"), &document, ChannelKind::Mailbox);
+        let mut writer = store.stage().await.unwrap();
+        for piece in document.chunks(60_000) {
+            writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        acceptance.payload = writer.finish().await.unwrap();
+        let id = accept(store, acceptance).await;
+        assert!(read(store, id, 0, 0).await == document, "size {size}");
+        let offset = size / 3;
+        assert!(read(store, id, 0, offset as u64).await == document[offset..], "size {size} from {offset}");
+    }
+    let mut abandoned = store.stage().await.unwrap();
+    abandoned.write(Bytes::from(vec![0; 3 << 20])).await.unwrap();
+    drop(abandoned);
+}
+
+async fn a_key_is_taken_once(store: Arc<dyn MessageStore>) {
+    let samples = Acceptances::default();
+    let first = samples.routed("same", b"one", ChannelKind::Mailbox);
+    let (id, content, answer) = (first.message.id, first.message.content, first.answer.clone());
+    assert!(store.intake(&intake_key("same")).await.unwrap().is_none());
+    accept(store.as_ref(), first).await;
+    let again = store.accept(samples.routed("same", b"two", ChannelKind::Mailbox)).await.unwrap();
+    let Accepted::Seen(earlier) = again else { panic!("taken twice") };
+    assert_eq!((earlier.id, earlier.content, earlier.answer.clone()), (id, content, Some(answer)));
+    assert_eq!(store.intake(&intake_key("same")).await.unwrap(), Some(earlier));
+    let mut other = samples.routed("same", b"one", ChannelKind::Mailbox);
+    other.key.account = "somebody-else".parse().unwrap();
+    accept(store.as_ref(), other).await;
+
+    // Many at once: one is first, all others see exactly that one.
+    let racers: Vec<_> = (0..16)
+        .map(|_| {
+            let acceptance = samples.routed("race", b"x", ChannelKind::Mailbox);
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { (acceptance.message.id, store.accept(acceptance).await.unwrap()) })
+        })
+        .collect();
+    let (mut winners, mut seen) = (Vec::new(), Vec::new());
+    for racer in racers {
+        match racer.await.unwrap() {
+            (id, Accepted::First) => winners.push(id),
+            (_, Accepted::Seen(earlier)) => seen.push(earlier.id),
+        }
+    }
+    assert_eq!(winners.len(), 1);
+    assert!(seen.iter().all(|id| *id == winners[0]));
+}
+
+async fn commits_compare_versions_and_are_atomic(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let one = accept(store, samples.routed("1", b"1", ChannelKind::Mailbox)).await;
+    let two = accept(store, samples.routed("2", b"2", ChannelKind::Mailbox)).await;
+    let mut changes = Vec::new();
+    for id in [one, two] {
+        let before = store.head(id).await.unwrap().unwrap();
+        let next = before.apply(Input::Sealed(seal()), noon()).unwrap();
+        changes.push(Change { id, expected: before.version, delivery: next.delivery, events: next.events });
+    }
+    let mut stale = changes.clone();
+    stale[1].expected += 1;
+    assert!(matches!(store.commit(stale).await, Err(CommitError::Stale(id)) if id == two));
+    assert_eq!(store.head(one).await.unwrap().unwrap().version, 1, "nothing of a stale batch is taken");
+    store.commit(changes.clone()).await.unwrap();
+    assert!(matches!(store.commit(changes).await, Err(CommitError::Stale(_))), "taken once");
+    let loaded = store.load(one).await.unwrap().unwrap();
+    assert_eq!(loaded.events.len(), 4, "received, routed, sealed, delivered");
+    assert_eq!(loaded.seal(), Some(&seal()));
+    let mut nobody = samples.routed("3", b"3", ChannelKind::Mailbox);
+    nobody.delivery.version = 2;
+    let change = Change { id: nobody.message.id, expected: 1, delivery: nobody.delivery, events: Vec::new() };
+    assert!(matches!(store.commit(vec![change]).await, Err(CommitError::Stale(_))));
+}
+
+async fn queues_follow_the_placement(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let ids =
+        |items: Vec<amtsbote_core::port::WorkItem>| items.into_iter().map(|item| item.id).collect::<Vec<_>>();
+    let push = accept(store, samples.routed("push", b"1", ChannelKind::Amqp)).await;
+    let pull = accept(store, samples.routed("pull", b"2", ChannelKind::Mailbox)).await;
+    assert_eq!(ids(store.to_prepare(None, 10).await.unwrap()), [push, pull]);
+    assert_eq!(ids(store.to_prepare(Some(push), 10).await.unwrap()), [pull]);
+    assert_eq!(ids(store.to_prepare(None, 1).await.unwrap()), [push]);
+
+    apply(store, push, Input::Sealed(seal()), noon()).await;
+    apply(store, pull, Input::Sealed(seal()), noon()).await;
+    assert!(store.to_prepare(None, 10).await.unwrap().is_empty());
+    let ready = store.ready(10, 10).await.unwrap();
+    assert_eq!(ready[0].destination.as_ref().unwrap().channel, ChannelKind::Amqp);
+    assert_eq!(ids(ready), [push]);
+
+    apply(store, push, Input::StartAttempt { until: later(60) }, noon()).await;
+    apply(store, pull, lease(1, later(30)), noon()).await;
+    assert!(store.ready(10, 10).await.unwrap().is_empty());
+    let office: PartyId = OFFICE.parse().unwrap();
+    assert!(store.mailbox(&office, 10).await.unwrap().is_empty());
+    let timers = store.timers(10).await.unwrap();
+    assert_eq!(timers.iter().map(|item| item.due.unwrap()).collect::<Vec<_>>(), [later(30), later(60)]);
+    assert_eq!(store.leased(LeaseId::generate(&SeededEntropy::new(1))).await.unwrap(), [pull]);
+
+    apply(store, pull, Input::Due, later(30)).await;
+    assert_eq!(store.mailbox(&office, 10).await.unwrap(), [pull]);
+    assert!(store.leased(LeaseId::generate(&SeededEntropy::new(1))).await.unwrap().is_empty());
+    assert_eq!(ids(store.timers(10).await.unwrap()), [push]);
+}
+
+async fn a_mailbox_has_its_order(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let route = crate::samples::route(OFFICE, ChannelKind::Mailbox);
+    let mut expected = Vec::new();
+    for (key, priority, deadline, place) in [
+        ("late", "normal", None, 3),
+        ("soon", "normal", Some(later(3600)), 2),
+        ("high", "high", None, 1),
+        ("urgent", "high", Some(later(60)), 0),
+        ("last", "normal", None, 4),
+    ] {
+        let mut metadata = metadata();
+        metadata.priority = serde_json::from_value(priority.into()).unwrap();
+        metadata.deadline = deadline;
+        let id = accept(store, samples.make(key, metadata, b"x", Some(&route))).await;
+        apply(store, id, Input::Sealed(seal()), noon()).await;
+        expected.push((place, id));
+    }
+    expected.sort();
+    let expected: Vec<MessageId> = expected.into_iter().map(|(_, id)| id).collect();
+    let office: PartyId = OFFICE.parse().unwrap();
+    assert_eq!(store.mailbox(&office, 10).await.unwrap(), expected);
+    assert_eq!(store.mailbox(&office, 2).await.unwrap(), expected[..2]);
+    assert!(
+        store.mailbox(&"wgb:07315000000".parse().unwrap(), 10).await.unwrap().is_empty(),
+        "a prefix is no key"
+    );
+}
+
+async fn every_destination_gets_its_share(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    for n in 0..30 {
+        let organization = if n < 25 { "wgb:000000000001" } else { "wgb:000000000002" };
+        let route = crate::samples::route(organization, ChannelKind::Amqp);
+        let id = accept(store, samples.make(&format!("{n}"), metadata(), b"x", Some(&route))).await;
+        apply(store, id, Input::Sealed(seal()), noon()).await;
+    }
+    let ready = store.ready(4, 100).await.unwrap();
+    let of = |key: &str| {
+        ready.iter().filter(|item| item.destination.as_ref().unwrap().organization.as_str() == key).count()
+    };
+    assert_eq!((of("wgb:000000000001"), of("wgb:000000000002")), (4, 4));
+}
+
+async fn submissions_are_listed_newest_first(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(accept(store, samples.routed(&format!("{n}"), b"x", ChannelKind::Mailbox)).await);
+    }
+    apply(store, ids[1], Input::Cancel { account: PORTAL.parse().unwrap() }, noon()).await;
+    ids.reverse();
+    let mut filter = SubmissionFilter { account: PORTAL.parse().unwrap(), case_id: None, state: None };
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let (page, next) = store.submissions(&filter, after, 2).await.unwrap();
+        found.extend(page.iter().map(|entry| entry.id));
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, ids);
+    filter.state = Some("cancelled".to_owned());
+    assert_eq!(store.submissions(&filter, None, 9).await.unwrap().0.len(), 1);
+    filter.case_id = Some("another".parse().unwrap());
+    assert!(store.submissions(&filter, None, 9).await.unwrap().0.is_empty());
+    let foreign = SubmissionFilter { account: "stranger".parse().unwrap(), case_id: None, state: None };
+    assert!(store.submissions(&foreign, None, 9).await.unwrap().0.is_empty());
+}
+
+async fn retention_removes_payload_then_record(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let id = accept(store, samples.routed("done", b"content", ChannelKind::Mailbox)).await;
+    let open = accept(store, samples.routed("open", b"content", ChannelKind::Mailbox)).await;
+    apply(store, id, Input::Sealed(seal()), noon()).await;
+    apply(store, id, lease(1, later(60)), noon()).await;
+    apply(store, id, acknowledge(1), later(10)).await;
+    assert!(store.finished(later(10), false, 9).await.unwrap().is_empty(), "before means before");
+    assert_eq!(store.finished(later(11), false, 9).await.unwrap(), [id]);
+    apply(store, id, Input::Strip, later(20)).await;
+    assert!(matches!(store.open_part(id, 0, 0).await, Err(StoreError::Removed { .. })));
+    assert!(store.load(id).await.unwrap().is_some(), "the record is kept longer");
+    assert_eq!(store.finished(later(11), true, 9).await.unwrap(), [id]);
+    store.forget(vec![id]).await.unwrap();
+    store.reclaim(later(30)).await.unwrap();
+    assert!(store.load(id).await.unwrap().is_none());
+    assert!(store.finished(later(99), true, 9).await.unwrap().is_empty());
+    let earlier = store.intake(&intake_key("done")).await.unwrap().unwrap();
+    assert_eq!((earlier.id, earlier.answer), (id, None), "a key outlives its message");
+    assert_eq!(read(store, open, 0, 0).await, b"content");
+}
+
+async fn everything_survives_reopening(open: StoreFactory<'_>) {
+    let folder = tempfile::tempdir().unwrap();
+    let samples = Acceptances::default();
+    let big = vec![42_u8; 3 << 20];
+    let mut expected = Vec::new();
+    {
+        let store = open(folder.path());
+        for n in 0..40 {
+            let mut acceptance =
+                samples.routed(&format!("{n}"), format!("doc {n}").as_bytes(), ChannelKind::Mailbox);
+            if n == 7 {
+                acceptance = samples.routed("7", &big, ChannelKind::Mailbox);
+                let mut writer = store.stage().await.unwrap();
+                writer.write(Bytes::from(big.clone())).await.unwrap();
+                acceptance.payload = writer.finish().await.unwrap();
+            }
+            let id = accept(store.as_ref(), acceptance).await;
+            if n % 2 == 0 {
+                apply(store.as_ref(), id, Input::Sealed(seal()), noon()).await;
+            }
+            if n % 4 == 0 {
+                apply(store.as_ref(), id, lease(n, later(60)), noon()).await;
+            }
+            if n % 8 == 0 {
+                apply(store.as_ref(), id, acknowledge(n), later(1)).await;
+            }
+            expected.push(store.load(id).await.unwrap().unwrap());
+        }
+        store.forget(vec![expected.remove(0).message.id]).await.unwrap();
+    }
+    let store = open(folder.path());
+    for before in &expected {
+        let after = store.load(before.message.id).await.unwrap().unwrap();
+        assert_eq!(after.message, before.message);
+        assert_eq!(after.delivery, before.delivery);
+        assert_eq!(after.events, before.events);
+    }
+    assert!(read(store.as_ref(), expected[6].message.id, 0, 0).await == big);
+    assert_eq!(read(store.as_ref(), expected[0].message.id, 0, 0).await, b"doc 1");
+    let count = |wanted: fn(&Placement) -> bool| {
+        expected.iter().filter(|one| wanted(&one.delivery.placement())).count()
+    };
+    let prepare = store.to_prepare(None, 99).await.unwrap().len();
+    assert_eq!(prepare, count(|placement| *placement == Placement::Prepare));
+    let timers = store.timers(99).await.unwrap().len();
+    assert_eq!(timers, count(|placement| matches!(placement, Placement::Timer { .. })));
+    let available = store.mailbox(&OFFICE.parse().unwrap(), 99).await.unwrap().len();
+    assert_eq!(available, count(|placement| matches!(placement, Placement::Available { .. })));
+    for n in 0..40 {
+        let again =
+            store.accept(samples.routed(&format!("{n}"), b"other", ChannelKind::Mailbox)).await.unwrap();
+        assert!(matches!(again, Accepted::Seen(_)), "key {n} was forgotten");
+    }
+}

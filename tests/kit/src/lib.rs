@@ -1,0 +1,13 @@
+//! In-memory ports, fault wrappers, contract suites, private services. A test double here satisfies the contract of its port,
+//! proven by the same suite as the real adapter.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+pub mod channel;
+pub mod contract;
+pub mod directory;
+pub mod memory;
+pub mod samples;
+pub mod seal;
+pub mod seeded;
+pub mod time;
