@@ -88,9 +88,6 @@ pub enum IntakeError {
     /// The key was used for other content.
     #[error("the key was used for other content, message {0}")]
     Conflict(MessageId),
-    /// Same key and content, but the message is no longer kept.
-    #[error("the message {0} was accepted earlier and is no longer kept")]
-    Gone(MessageId),
     /// The store cannot take it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -137,7 +134,7 @@ impl Intake {
         let outcome = match &result {
             Ok(Admission::New(_)) => IntakeOutcome::Accepted,
             Ok(Admission::Repeated(_)) => IntakeOutcome::Duplicate,
-            Err(IntakeError::Conflict(_) | IntakeError::Gone(_)) => IntakeOutcome::Conflict,
+            Err(IntakeError::Conflict(_)) => IntakeOutcome::Conflict,
             Err(IntakeError::Metadata(_) | IntakeError::Refused(_)) => IntakeOutcome::Refused,
             Err(IntakeError::Store(_)) => IntakeOutcome::Failed,
         };
@@ -220,10 +217,7 @@ fn repeated(earlier: DuplicateOf, content: Sha256Digest) -> Result<Admission, In
     if earlier.content != content {
         return Err(IntakeError::Conflict(earlier.id));
     }
-    match earlier.answer {
-        Some(answer) => Ok(Admission::Repeated(Committed { id: earlier.id, answer })),
-        None => Err(IntakeError::Gone(earlier.id)),
-    }
+    Ok(Admission::Repeated(Committed { id: earlier.id, answer: earlier.answer }))
 }
 
 fn first_state(message: &Message, route: Result<&Route, &str>, now: Timestamp) -> (Delivery, Vec<Event>) {

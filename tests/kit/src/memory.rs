@@ -88,7 +88,7 @@ impl MessageStore for MemoryStore {
         Ok(content.keys.get(key).map(|(id, digest)| DuplicateOf {
             id: *id,
             content: *digest,
-            answer: content.messages.get(id).map(|entry| entry.answer.clone()),
+            answer: content.messages[id].answer.clone(),
         }))
     }
 
@@ -255,6 +255,7 @@ impl MessageStore for MemoryStore {
         let mut content = self.content();
         for id in ids {
             content.messages.remove(&id);
+            content.keys.retain(|_, (owner, _)| *owner != id);
         }
         Ok(())
     }

@@ -65,8 +65,8 @@ pub struct DuplicateOf {
     pub id: MessageId,
     /// Digest of its content.
     pub content: Sha256Digest,
-    /// The answer given then; `None` when the message itself is no longer kept.
-    pub answer: Option<Bytes>,
+    /// The answer given then.
+    pub answer: Bytes,
 }
 
 /// Result of [`MessageStore::accept`].
@@ -346,7 +346,7 @@ pub trait MessageStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<MessageId>, StoreError>;
 
-    /// Forgets finished messages altogether.
+    /// Forgets finished messages altogether, their intake keys included.
     ///
     /// # Errors
     /// When the store is sick.

@@ -1,0 +1,558 @@
+//! The one writer. Collects whatever has queued up, writes it as one group, syncs once, completes the waiters.
+//!
+//! Invariants: nothing is visible or answered before its group is on stable storage; the check of versions and intake keys and
+//! the write are one step, because only this thread does either. If a sync fails nobody knows what is on disk, so the store
+//! stops; a full disk only fails the group.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use amtsbote_core::id::MessageId;
+use amtsbote_core::message::Sha256Digest;
+use amtsbote_core::port::{CommitError, StoreError};
+use tokio::sync::oneshot;
+
+use crate::frame::{Body, Position};
+use crate::index::{Index, IndexError, Op};
+use crate::keys::{self, FrameRef, Head};
+use crate::payload::write_error;
+use crate::record::{Checkpoint, CheckpointRecord, encode};
+use crate::segment::Tail;
+use crate::shared::Shared;
+
+/// At most so many bytes in one group, so that one sync does not take for ever.
+const GROUP_BYTES: u64 = 16 << 20;
+/// At most so many frames in one group.
+const GROUP_FRAMES: usize = 1024;
+/// Changes in memory after which the index is settled.
+const SETTLE_AT: usize = 16_384;
+/// The index is settled at least so often.
+const SETTLE_EVERY: Duration = Duration::from_millis(500);
+/// Changes in memory at which the committer waits for the index (promise P8).
+const LAG_MAX: u64 = 400_000;
+/// A checkpoint is taken so often while there is something to take.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+
+/// What an acceptance adds.
+#[derive(Debug)]
+pub(crate) struct NewMessage {
+    pub(crate) id: MessageId,
+    pub(crate) content: Sha256Digest,
+    /// Keys under which the intake key may already be known, and the one to write.
+    pub(crate) intake: Vec<Vec<u8>>,
+    /// Index generation when sled was asked for those keys.
+    pub(crate) asked: u64,
+    pub(crate) version: u64,
+    pub(crate) queue: Vec<u8>,
+    /// Only a message that was written again can be leased already.
+    pub(crate) lease: Vec<u8>,
+    pub(crate) delivery: Vec<u8>,
+}
+
+/// What a change of one message replaces.
+#[derive(Debug)]
+pub(crate) struct NewState {
+    pub(crate) id: MessageId,
+    pub(crate) expected: u64,
+    pub(crate) version: u64,
+    pub(crate) queue: Vec<u8>,
+    pub(crate) lease: Vec<u8>,
+    pub(crate) delivery: Vec<u8>,
+    /// Bytes of the first frame that are no longer needed, when the payload goes.
+    pub(crate) freed: u64,
+}
+
+/// What accept finds when the key is taken.
+pub(crate) type Taken = (MessageId, Sha256Digest);
+
+/// A request to the committer.
+pub(crate) enum Request {
+    Accept {
+        body: Body,
+        message: NewMessage,
+        done: oneshot::Sender<Result<Option<Taken>, StoreError>>,
+    },
+    Change {
+        body: Body,
+        states: Vec<NewState>,
+        done: oneshot::Sender<Result<(), CommitError>>,
+    },
+    Forget {
+        body: Body,
+        ids: Vec<MessageId>,
+        done: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// Writes a message again, if it is still at the version.
+    Move {
+        body: Body,
+        id: MessageId,
+        version: u64,
+        done: oneshot::Sender<Result<bool, StoreError>>,
+    },
+    /// Writes records of forgotten messages again.
+    Keep {
+        body: Body,
+        done: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// Takes a checkpoint now.
+    Checkpoint {
+        done: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// Ends the thread after everything before it.
+    Stop,
+}
+
+impl Request {
+    fn body(&self) -> Option<&Body> {
+        match self {
+            Self::Accept { body, .. }
+            | Self::Change { body, .. }
+            | Self::Forget { body, .. }
+            | Self::Move { body, .. }
+            | Self::Keep { body, .. } => Some(body),
+            Self::Checkpoint { .. } | Self::Stop => None,
+        }
+    }
+
+    fn fail(self, error: impl Fn() -> StoreError) {
+        // A caller that is gone does not need its answer.
+        match self {
+            Self::Accept { done, .. } => drop(done.send(Err(error()))),
+            Self::Change { done, .. } => drop(done.send(Err(error().into()))),
+            Self::Move { done, .. } => drop(done.send(Err(error()))),
+            Self::Forget { done, .. } | Self::Keep { done, .. } | Self::Checkpoint { done } => {
+                drop(done.send(Err(error())));
+            }
+            Self::Stop => {}
+        }
+    }
+}
+
+/// Changes of one group, on top of the index, before they are durable.
+#[derive(Default)]
+pub(crate) struct Group {
+    overlay: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) live: Vec<(u32, i64)>,
+}
+
+impl Group {
+    fn put(&mut self, owner: MessageId, key: Vec<u8>, value: Option<Vec<u8>>) {
+        if !key.is_empty() {
+            self.overlay.insert(key.clone(), value.clone());
+            self.ops.push(Op { owner, key, value });
+        }
+    }
+
+    pub(crate) fn head(&self, index: &Index, id: MessageId) -> Result<Option<Head>, IndexError> {
+        let key = keys::head(id);
+        let bytes = match self.overlay.get(&key) {
+            Some(value) => value.clone(),
+            None => index.get(&key)?,
+        };
+        Ok(bytes.map(|bytes| Head::decode(&bytes)).transpose()?)
+    }
+
+    fn taken(&self, index: &Index, message: &NewMessage) -> Result<Option<Taken>, IndexError> {
+        let settled_since = index.generation() != message.asked;
+        for key in &message.intake {
+            let found = match self.overlay.get(key).cloned().or_else(|| index.recent(key)) {
+                Some(value) => value,
+                None if settled_since => index.get(key)?,
+                None => None,
+            };
+            if let Some(value) = found {
+                return Ok(Some(keys::parse_intake_value(&value)?));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn accept(&mut self, message: &NewMessage, at: Position, length: u64) {
+        let weight = u32::try_from(length).unwrap_or(u32::MAX);
+        self.live.push((at.segment, i64::from(weight)));
+        let intake = message.intake.first().cloned().unwrap_or_default();
+        let head = Head {
+            version: message.version,
+            intake: intake.clone(),
+            queue: message.queue.clone(),
+            lease: message.lease.clone(),
+            frames: vec![FrameRef { at, weight }],
+            delivery: message.delivery.clone(),
+        };
+        self.put(message.id, keys::head(message.id), Some(head.encode()));
+        self.put(message.id, message.lease.clone(), Some(Vec::new()));
+        self.put(message.id, intake, Some(keys::intake_value(message.id, message.content)));
+        self.put(message.id, message.queue.clone(), Some(Vec::new()));
+    }
+
+    pub(crate) fn change(&mut self, state: &NewState, mut head: Head, at: Position, share: u32) {
+        if let Some(first) = head.frames.first_mut() {
+            let freed = u32::try_from(state.freed).unwrap_or(u32::MAX).min(first.weight);
+            first.weight -= freed;
+            self.live.push((first.at.segment, -i64::from(freed)));
+        }
+        self.live.push((at.segment, i64::from(share)));
+        head.frames.push(FrameRef { at, weight: share });
+        for (old, new) in [(&mut head.queue, &state.queue), (&mut head.lease, &state.lease)] {
+            if old != new {
+                self.put(state.id, std::mem::replace(old, new.clone()), None);
+                self.put(state.id, new.clone(), Some(Vec::new()));
+            }
+        }
+        head.version = state.version;
+        head.delivery.clone_from(&state.delivery);
+        self.put(state.id, keys::head(state.id), Some(head.encode()));
+    }
+
+    pub(crate) fn forget(&mut self, id: MessageId, head: Head) {
+        for frame in &head.frames {
+            self.live.push((frame.at.segment, -i64::from(frame.weight)));
+        }
+        for key in [keys::head(id), head.intake, head.queue, head.lease] {
+            self.put(id, key, None);
+        }
+    }
+
+    pub(crate) fn relocate(&mut self, id: MessageId, mut head: Head, at: Position, length: u64) {
+        for frame in &head.frames {
+            self.live.push((frame.at.segment, -i64::from(frame.weight)));
+        }
+        let weight = u32::try_from(length).unwrap_or(u32::MAX);
+        self.live.push((at.segment, i64::from(weight)));
+        head.frames = vec![FrameRef { at, weight }];
+        self.put(id, keys::head(id), Some(head.encode()));
+    }
+}
+
+/// Answer to a request whose frame is durable, or that needed none.
+enum Reply {
+    Accepted(Option<Taken>),
+    Changed(Result<(), CommitError>),
+    Done,
+    Moved(bool),
+}
+
+pub(crate) struct Committer {
+    pub(crate) tail: Tail,
+    pub(crate) index: Arc<Index>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) settler: Settler,
+}
+
+impl Committer {
+    /// Runs until [`Request::Stop`] or until every sender is gone.
+    pub(crate) fn run(mut self, requests: &Receiver<Request>) {
+        loop {
+            let first = match requests.recv_timeout(SETTLE_EVERY) {
+                Ok(request) => request,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.upkeep();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let (batch, stop) = collect(first, requests);
+            self.commit(batch);
+            self.upkeep();
+            if stop {
+                break;
+            }
+        }
+        if self.shared.stopped().is_none()
+            && let Err(error) = self.checkpoint_now()
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "No checkpoint at shutdown; the next start replays more."
+            );
+        }
+    }
+
+    fn upkeep(&mut self) {
+        if self.shared.stopped().is_some() {
+            return;
+        }
+        if let Err(error) = self.settler.tend(&self.index, &self.shared) {
+            self.shared.stop(format!("the index cannot be written: {error}"));
+            return;
+        }
+        if self.settler.checkpoint_is_due()
+            && let Err(error) = self.checkpoint()
+        {
+            // The journal still has everything; a full disk must not stop what needs no space.
+            tracing::warn!(error = &error as &dyn std::error::Error, "No checkpoint could be taken.");
+        }
+    }
+
+    fn checkpoint_now(&mut self) -> Result<(), StoreError> {
+        self.settler.now(&self.index, &self.shared).map_err(index_failed)?;
+        self.checkpoint()
+    }
+
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        let Some(checkpoint) = self.settler.synced(&self.index)? else { return Ok(()) };
+        let failed = |error| write_error("writing a checkpoint", error);
+        let bytes =
+            encode(&CheckpointRecord::V1(checkpoint)).map_err(|error| failed(io::Error::other(error)))?;
+        let body = Body::new(crate::frame::FrameKind::Checkpoint, vec![bytes]);
+        self.tail.append(&[&body]).and_then(|()| self.tail.sync()).map_err(failed)
+    }
+
+    fn commit(&mut self, batch: Vec<Request>) {
+        if let Some(reason) = self.shared.stopped() {
+            for request in batch {
+                request.fail(|| StoreError::Stopped { reason: reason.clone() });
+            }
+            return;
+        }
+        let started = Instant::now();
+        let mut group = Group::default();
+        let mut replies = Vec::with_capacity(batch.len());
+        let mut written: Vec<usize> = Vec::with_capacity(batch.len());
+        // Positions are known before writing: the group goes behind the tail, frame after frame.
+        let mut at = match self.tail.next_group() {
+            Ok(at) => at,
+            Err(error) => {
+                let failure = self.judge(write_error("opening a segment", error));
+                for request in batch {
+                    request.fail(|| failure.error());
+                }
+                return;
+            }
+        };
+        for (number, request) in batch.iter().enumerate() {
+            match decide(&mut group, &self.index, request, at) {
+                Ok((reply, writes)) => {
+                    if let (true, Some(body)) = (writes, request.body()) {
+                        at.offset += crate::frame::HEADER as u64 + body.length;
+                        written.push(number);
+                    }
+                    replies.push(reply);
+                }
+                Err(error) => {
+                    let reason = format!("the index cannot be read: {error}");
+                    self.shared.stop(reason.clone());
+                    for request in batch {
+                        request.fail(|| StoreError::Stopped { reason: reason.clone() });
+                    }
+                    return;
+                }
+            }
+        }
+        let bodies: Vec<&Body> = written.iter().filter_map(|number| batch[*number].body()).collect();
+        if let Err(failure) = self.write(&bodies) {
+            for request in batch {
+                request.fail(|| failure.error());
+            }
+            return;
+        }
+        let count = written.len();
+        self.index.apply(group.ops, self.tail.position());
+        self.shared.committed(&group.live, count, started.elapsed());
+        for (request, reply) in batch.into_iter().zip(replies) {
+            self.answer(request, reply);
+        }
+    }
+
+    fn answer(&mut self, request: Request, reply: Reply) {
+        // A caller that is gone does not need its answer.
+        match (request, reply) {
+            (Request::Accept { done, .. }, Reply::Accepted(taken)) => drop(done.send(Ok(taken))),
+            (Request::Change { done, .. }, Reply::Changed(result)) => drop(done.send(result)),
+            (Request::Move { done, .. }, Reply::Moved(moved)) => drop(done.send(Ok(moved))),
+            (Request::Forget { done, .. } | Request::Keep { done, .. }, _) => drop(done.send(Ok(()))),
+            (Request::Checkpoint { done }, _) => {
+                drop(done.send(self.checkpoint_now()));
+            }
+            (Request::Accept { .. } | Request::Change { .. } | Request::Move { .. } | Request::Stop, _) => {}
+        }
+    }
+
+    fn write(&mut self, bodies: &[&Body]) -> Result<(), WriteFailure> {
+        if bodies.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.tail.append(bodies) {
+            return Err(self.judge(write_error("appending to the journal", error)));
+        }
+        self.tail
+            .sync()
+            .map_err(|error| self.stop(&StoreError::Io { doing: "syncing the journal", source: error }))
+    }
+
+    /// A full disk only fails the group, because nothing of it stayed; everything else stops the store.
+    fn judge(&self, error: StoreError) -> WriteFailure {
+        match error {
+            StoreError::Full => WriteFailure::Full,
+            other => self.stop(&other),
+        }
+    }
+
+    fn stop(&self, error: &StoreError) -> WriteFailure {
+        let reason = match error {
+            StoreError::Io { doing, source } => format!("{doing} failed: {source}"),
+            other => other.to_string(),
+        };
+        tracing::error!(reason, "The store stops: nobody knows what is on disk.");
+        self.shared.stop(reason.clone());
+        WriteFailure::Stopped(reason)
+    }
+}
+
+/// Turns a failure of the index into the store's words.
+pub(crate) fn index_failed(error: IndexError) -> StoreError {
+    StoreError::Io { doing: "using the index", source: io::Error::other(error) }
+}
+
+enum WriteFailure {
+    Full,
+    Stopped(String),
+}
+
+impl WriteFailure {
+    fn error(&self) -> StoreError {
+        match self {
+            Self::Full => StoreError::Full,
+            Self::Stopped(reason) => StoreError::Stopped { reason: reason.clone() },
+        }
+    }
+}
+
+fn collect(first: Request, requests: &Receiver<Request>) -> (Vec<Request>, bool) {
+    let mut bytes = 0;
+    let mut batch = Vec::new();
+    let mut next = Some(first);
+    while let Some(request) = next {
+        if matches!(request, Request::Stop) {
+            return (batch, true);
+        }
+        bytes += request.body().map_or(0, |body| body.length);
+        batch.push(request);
+        next =
+            if bytes < GROUP_BYTES && batch.len() < GROUP_FRAMES { requests.try_recv().ok() } else { None };
+    }
+    (batch, false)
+}
+
+/// What a request leads to, given everything before it; whether its frame is to be written at `at`.
+fn decide(
+    group: &mut Group,
+    index: &Index,
+    request: &Request,
+    at: Position,
+) -> Result<(Reply, bool), IndexError> {
+    Ok(match request {
+        Request::Accept { message, body, .. } => match group.taken(index, message)? {
+            Some(taken) => (Reply::Accepted(Some(taken)), false),
+            None => {
+                group.accept(message, at, body.length);
+                (Reply::Accepted(None), true)
+            }
+        },
+        Request::Change { states, body, .. } => {
+            let mut heads = Vec::with_capacity(states.len());
+            for state in states {
+                match group.head(index, state.id)? {
+                    Some(head) if head.version == state.expected => heads.push(head),
+                    _ => return Ok((Reply::Changed(Err(CommitError::Stale(state.id))), false)),
+                }
+            }
+            let share = body.length / (states.len().max(1) as u64);
+            let share = u32::try_from(share).unwrap_or(u32::MAX);
+            for (state, head) in states.iter().zip(heads) {
+                group.change(state, head, at, share);
+            }
+            (Reply::Changed(Ok(())), true)
+        }
+        Request::Forget { ids, .. } => {
+            for id in ids {
+                if let Some(head) = group.head(index, *id)? {
+                    group.forget(*id, head);
+                }
+            }
+            (Reply::Done, true)
+        }
+        Request::Move { id, version, body, .. } => match group.head(index, *id)? {
+            Some(head) if head.version == *version => {
+                group.relocate(*id, head, at, body.length);
+                (Reply::Moved(true), true)
+            }
+            _ => (Reply::Moved(false), false),
+        },
+        Request::Keep { .. } => (Reply::Done, true),
+        Request::Checkpoint { .. } | Request::Stop => (Reply::Done, false),
+    })
+}
+
+/// Moves committed changes into sled on a thread of its own, so that the committer can go on.
+pub(crate) struct Settler {
+    work: Option<JoinHandle<Result<Option<Checkpoint>, IndexError>>>,
+    settled: Option<Checkpoint>,
+    checkpointed: Option<Position>,
+    last: Instant,
+    last_checkpoint: Instant,
+}
+
+impl Settler {
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self { work: None, settled: None, checkpointed: None, last: now, last_checkpoint: now }
+    }
+
+    fn collect(&mut self) -> Result<(), IndexError> {
+        if let Some(work) = self.work.take() {
+            let settled = work.join().map_err(|_| IndexError::Panicked)??;
+            self.settled = settled.or(self.settled.take());
+        }
+        Ok(())
+    }
+
+    /// Starts settling when enough has gathered or enough time has passed; waits when far too much has gathered.
+    fn tend(&mut self, index: &Arc<Index>, shared: &Shared) -> Result<(), IndexError> {
+        if self.work.as_ref().is_some_and(JoinHandle::is_finished) || index.lag() > LAG_MAX {
+            self.collect()?;
+        }
+        let gathered = index.gathered();
+        let due = gathered >= SETTLE_AT || (gathered > 0 && self.last.elapsed() >= SETTLE_EVERY);
+        if self.work.is_none() && due {
+            self.last = Instant::now();
+            let position = index.close();
+            let settled = position.map(|position| Checkpoint { position, live: shared.live() });
+            let index = Arc::clone(index);
+            let settle = move || index.settle(position).map(|()| settled);
+            self.work = Some(std::thread::Builder::new().name("store-index".to_owned()).spawn(settle)?);
+        }
+        Ok(())
+    }
+
+    /// Settles everything, in this thread.
+    fn now(&mut self, index: &Arc<Index>, shared: &Shared) -> Result<(), IndexError> {
+        self.collect()?;
+        let position = index.close();
+        index.settle(position)?;
+        self.settled =
+            position.map(|position| Checkpoint { position, live: shared.live() }).or(self.settled.take());
+        Ok(())
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        let settled = self.settled.as_ref().map(|settled| settled.position);
+        settled != self.checkpointed && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY
+    }
+
+    /// Syncs the index; up to where it is now on stable storage, if that is news.
+    fn synced(&mut self, index: &Arc<Index>) -> Result<Option<Checkpoint>, StoreError> {
+        self.last_checkpoint = Instant::now();
+        let Some(settled) = self.settled.clone().filter(|one| Some(one.position) != self.checkpointed) else {
+            return Ok(None);
+        };
+        index.sync().map_err(index_failed)?;
+        self.checkpointed = Some(settled.position);
+        Ok(Some(settled))
+    }
+}

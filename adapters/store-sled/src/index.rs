@@ -1,0 +1,319 @@
+//! The rebuildable index: sled plus what is committed but not yet in it.
+//!
+//! Three layers are read in this order: `young` takes every committed change at once; `old` is a former `young` that is being
+//! written to sled; sled has the rest. Writing merges many changes of a message into one, and puts all keys of a message
+//! into one sled batch, so that sled never shows half a message.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use amtsbote_core::id::MessageId;
+
+use crate::frame::Position;
+use crate::keys::POSITION;
+
+/// Bytes sled may use for its page cache; its default takes a large share of the machine.
+const CACHE: u64 = 64 << 20;
+/// Messages whose keys go to sled in one batch; sled blocks its readers that long.
+const BATCH: usize = 64;
+
+/// One change of one key, on behalf of a message.
+#[derive(Debug, Clone)]
+pub(crate) struct Op {
+    pub(crate) owner: MessageId,
+    pub(crate) key: Vec<u8>,
+    /// `None` removes the key.
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+/// A key with its value.
+pub(crate) type Row = (Vec<u8>, Vec<u8>);
+type Layer = BTreeMap<Vec<u8>, (MessageId, Option<Vec<u8>>)>;
+
+#[derive(Debug, Default)]
+struct Layers {
+    young: Layer,
+    /// Position behind the last change in `young`.
+    position: Option<Position>,
+    old: Arc<Layer>,
+    weeks: BTreeSet<u32>,
+    /// Rises whenever `old` has moved into sled.
+    generation: u64,
+}
+
+/// The index cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IndexError {
+    #[error("sled failed")]
+    Sled(#[from] sled::Error),
+    #[error("sled panicked while opening")]
+    Panicked,
+    #[error(transparent)]
+    Garbled(#[from] crate::keys::Garbled),
+    #[error("the index cannot be written")]
+    Io(#[from] io::Error),
+}
+
+/// The index.
+pub(crate) struct Index {
+    layers: RwLock<Layers>,
+    sled: sled::Db,
+    folder: PathBuf,
+}
+
+impl Index {
+    /// Opens or creates the index in a folder. A damaged sled may panic; that is caught.
+    pub(crate) fn open(folder: &Path) -> Result<Self, IndexError> {
+        let config = sled::Config::new()
+            .path(folder)
+            .cache_capacity(CACHE)
+            .mode(sled::Mode::HighThroughput)
+            .flush_every_ms(None);
+        let sled = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| IndexError::Panicked)??;
+        let index = Self { layers: RwLock::default(), sled, folder: folder.to_owned() };
+        let weeks = index.find_weeks()?;
+        index.write().weeks = weeks;
+        Ok(index)
+    }
+
+    fn find_weeks(&self) -> Result<BTreeSet<u32>, IndexError> {
+        let mut weeks = BTreeSet::new();
+        let mut from = b"i".to_vec();
+        while let Some((key, _)) = self.sled.range(from.as_slice()..b"j".as_slice()).next().transpose()? {
+            let week: [u8; 4] =
+                key.get(1..5).and_then(|bytes| bytes.try_into().ok()).ok_or(crate::keys::Garbled)?;
+            let week = u32::from_be_bytes(week);
+            weeks.insert(week);
+            from = [b"i".as_slice(), &(week + 1).to_be_bytes()].concat();
+        }
+        Ok(weeks)
+    }
+
+    /// Up to where the index on disk is complete.
+    pub(crate) fn position(&self) -> Result<Option<Position>, IndexError> {
+        let value = self.sled.get(POSITION)?;
+        Ok(value.map(|bytes| serde_json::from_slice(&bytes).map_err(|_| crate::keys::Garbled)).transpose()?)
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Layers> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Layers> {
+        self.layers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads a key.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        {
+            let layers = self.read();
+            if let Some((_, value)) = layers.young.get(key).or_else(|| layers.old.get(key)) {
+                return Ok(value.clone());
+            }
+        }
+        Ok(self.sled.get(key)?.map(|value| value.to_vec()))
+    }
+
+    /// Reads a key in the layers in memory only; the outer `None` means: not there, ask sled.
+    pub(crate) fn recent(&self, key: &[u8]) -> Option<Option<Vec<u8>>> {
+        let layers = self.read();
+        layers.young.get(key).or_else(|| layers.old.get(key)).map(|(_, value)| value.clone())
+    }
+
+    /// Rises whenever changes have moved into sled, where [`Self::recent`] does not look.
+    pub(crate) fn generation(&self) -> u64 {
+        self.read().generation
+    }
+
+    /// Weeks that have intake keys, newest first.
+    pub(crate) fn weeks(&self) -> Vec<u32> {
+        self.read().weeks.iter().rev().copied().collect()
+    }
+
+    /// Keys in a range, merged over all layers, at most `limit`; `from` is inclusive, `until` exclusive.
+    pub(crate) fn scan(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Row>, IndexError> {
+        if from >= until {
+            return Ok(Vec::new());
+        }
+        let layers = self.read();
+        let bounds = || (Bound::Included(from), Bound::Excluded(until));
+        let (young, old) = (layers.young.range::<[u8], _>(bounds()), layers.old.range::<[u8], _>(bounds()));
+        merge(young, old, self.sled.range(from..until), Ordering::Less, limit)
+    }
+
+    /// The same from the end; for listings that begin with the newest.
+    pub(crate) fn scan_back(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Row>, IndexError> {
+        if from >= until {
+            return Ok(Vec::new());
+        }
+        let layers = self.read();
+        let bounds = || (Bound::Included(from), Bound::Excluded(until));
+        let (young, old) = (layers.young.range::<[u8], _>(bounds()), layers.old.range::<[u8], _>(bounds()));
+        merge(young.rev(), old.rev(), self.sled.range(from..until).rev(), Ordering::Greater, limit)
+    }
+
+    /// Takes committed changes; visible to every later read. `position` lies behind the last of them.
+    pub(crate) fn apply(&self, ops: Vec<Op>, position: Position) {
+        let mut layers = self.write();
+        for op in ops {
+            if op.key.first() == Some(&b'i')
+                && let Some(week) = op.key.get(1..5).and_then(|bytes| bytes.try_into().ok())
+            {
+                layers.weeks.insert(u32::from_be_bytes(week));
+            }
+            layers.young.insert(op.key, (op.owner, op.value));
+        }
+        layers.position = Some(position);
+    }
+
+    /// Changes that sled does not hold yet.
+    pub(crate) fn lag(&self) -> u64 {
+        let layers = self.read();
+        (layers.young.len() + layers.old.len()) as u64
+    }
+
+    /// Changes that have gathered since the last [`Self::settle`] began.
+    pub(crate) fn gathered(&self) -> usize {
+        self.read().young.len()
+    }
+
+    /// Closes what has gathered, to be moved into sled by [`Self::settle`]; the position up to which that will be complete.
+    pub(crate) fn close(&self) -> Option<Position> {
+        let mut layers = self.write();
+        if layers.old.is_empty() {
+            layers.old = Arc::new(std::mem::take(&mut layers.young));
+        }
+        layers.position
+    }
+
+    /// Moves what was closed into sled. Called by one thread at a time. On failure the changes stay readable in memory, and
+    /// in the journal.
+    pub(crate) fn settle(&self, position: Option<Position>) -> Result<(), IndexError> {
+        let old = Arc::clone(&self.read().old);
+        let mut owners: BTreeMap<MessageId, Vec<_>> = BTreeMap::new();
+        for (key, (owner, value)) in old.iter() {
+            owners.entry(*owner).or_default().push((key, value));
+        }
+        let owners: Vec<_> = owners.into_values().collect();
+        for chunk in owners.chunks(BATCH) {
+            let mut batch = sled::Batch::default();
+            for (key, value) in chunk.iter().flatten() {
+                match value {
+                    Some(value) => batch.insert(key.as_slice(), value.as_slice()),
+                    None => batch.remove(key.as_slice()),
+                }
+            }
+            self.sled.apply_batch(batch)?;
+        }
+        if let Some(position) = position {
+            self.sled.insert(POSITION, serde_json::to_vec(&position).map_err(|_| crate::keys::Garbled)?)?;
+        }
+        let mut layers = self.write();
+        layers.old = Arc::default();
+        layers.generation += 1;
+        Ok(())
+    }
+
+    /// Puts everything that was settled on stable storage. sled's own flush does not: it ends in `sync_file_range`.
+    pub(crate) fn sync(&self) -> Result<(), IndexError> {
+        self.sled.flush()?;
+        for entry in std::fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            // sled replaces its snapshot files while we look.
+            match File::open(&path) {
+                Ok(file) => file.sync_all()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        File::open(&self.folder)?.sync_all()?;
+        Ok(())
+    }
+}
+
+/// Merges three sorted sequences; the first has the newest values. `first` tells which of two keys comes first.
+fn merge<'a>(
+    young: impl Iterator<Item = (&'a Vec<u8>, &'a (MessageId, Option<Vec<u8>>))>,
+    old: impl Iterator<Item = (&'a Vec<u8>, &'a (MessageId, Option<Vec<u8>>))>,
+    mut sled: impl Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>,
+    first: Ordering,
+    limit: usize,
+) -> Result<Vec<Row>, IndexError> {
+    let (mut young, mut old) = (young.peekable(), old.peekable());
+    let mut stored = sled.next().transpose()?;
+    let mut found = Vec::new();
+    while found.len() < limit {
+        let candidates = [
+            young.peek().map(|(key, _)| key.as_slice()),
+            old.peek().map(|(key, _)| key.as_slice()),
+            stored.as_ref().map(|(key, _)| key.as_ref()),
+        ];
+        let next = candidates.into_iter().flatten().reduce(|a, b| if b.cmp(a) == first { b } else { a });
+        let Some(key) = next.map(<[u8]>::to_vec) else { break };
+        let mut value = None;
+        if stored.as_ref().is_some_and(|(one, _)| *one == key) {
+            value = stored.take().map(|(_, value)| value.to_vec());
+            stored = sled.next().transpose()?;
+        }
+        if let Some((_, (_, newer))) = old.next_if(|(one, _)| **one == key) {
+            value.clone_from(newer);
+        }
+        if let Some((_, (_, newest))) = young.next_if(|(one, _)| **one == key) {
+            value.clone_from(newest);
+        }
+        found.extend(value.map(|value| (key, value)));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(key: &str, value: Option<&str>) -> Op {
+        Op {
+            owner: MessageId::from_bytes([1; 16]),
+            key: key.as_bytes().to_vec(),
+            value: value.map(|value| value.as_bytes().to_vec()),
+        }
+    }
+
+    fn at(offset: u64) -> Position {
+        Position { segment: 1, offset }
+    }
+
+    fn all(index: &Index) -> String {
+        let rows = index.scan(b"a", b"z", 99).unwrap();
+        let mut back = index.scan_back(b"a", b"z", 99).unwrap();
+        back.reverse();
+        assert_eq!(rows, back);
+        rows.into_iter().map(|(key, value)| String::from_utf8([key, value].concat()).unwrap() + " ").collect()
+    }
+
+    #[test]
+    fn newer_layers_win_and_removals_hide() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = Index::open(folder.path()).unwrap();
+        index.apply(vec![op("a", Some("1")), op("b", Some("1")), op("c", Some("1"))], at(1));
+        let position = index.close();
+        assert_eq!(position, Some(at(1)));
+        index.settle(position).unwrap();
+        index.apply(vec![op("b", None), op("d", Some("1"))], at(2));
+        assert_eq!(all(&index), "a1 c1 d1 ");
+        index.apply(vec![op("a", Some("2"))], at(3));
+        index.settle(index.close()).unwrap();
+        assert_eq!(all(&index), "a2 c1 d1 ");
+        assert_eq!((index.get(b"b").unwrap(), index.recent(b"a")), (None, None));
+        assert_eq!(index.scan(b"a", b"z", 2).unwrap().len(), 2);
+        index.sync().unwrap();
+        drop(index);
+        assert_eq!(all(&Index::open(folder.path()).unwrap()), "a2 c1 d1 ");
+    }
+}

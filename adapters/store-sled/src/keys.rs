@@ -1,0 +1,276 @@
+//! Keys of the index. One byte of kind, then fields that sort; big-endian.
+//!
+//! | key | value |
+//! |---|---|
+//! | `h` id | [`Head`] |
+//! | `i` week, hash of the intake key | id, content digest |
+//! | `p` id | to be prepared |
+//! | `t` due, id | timer |
+//! | `r` destination, 0, class, deadline, id | ready for an attempt |
+//! | `m` mailbox, 0, class, deadline, id | available |
+//! | `d` stripped, since, id | finished |
+//! | `l` lease, id | leased |
+//! | `!position` | position up to which the index is complete |
+
+use amtsbote_core::Timestamp;
+use amtsbote_core::delivery::{Delivery, ItemState, Placement};
+use amtsbote_core::id::{LeaseId, MessageId};
+use amtsbote_core::message::{IntakeKey, Priority, Sha256Digest};
+use amtsbote_core::route::{ChannelKind, Destination};
+use sha2::{Digest, Sha256};
+
+use crate::frame::Position;
+
+pub(crate) const POSITION: &[u8] = b"!position";
+
+/// Where one frame of a message lies and how many of its bytes are the message's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameRef {
+    pub(crate) at: Position,
+    pub(crate) weight: u32,
+}
+
+/// What the index knows of a message. Binary, so that the committer needs no parsing of JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) version: u64,
+    pub(crate) intake: Vec<u8>,
+    pub(crate) queue: Vec<u8>,
+    pub(crate) lease: Vec<u8>,
+    pub(crate) frames: Vec<FrameRef>,
+    /// Delivery as JSON.
+    pub(crate) delivery: Vec<u8>,
+}
+
+/// The index entry is cut off or garbled; the index has to be rebuilt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an entry of the index is garbled")]
+pub(crate) struct Garbled;
+
+impl Head {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes =
+            Vec::with_capacity(64 + self.queue.len() + self.frames.len() * 16 + self.delivery.len());
+        bytes.extend_from_slice(&self.version.to_be_bytes());
+        for field in [&self.intake, &self.queue, &self.lease] {
+            bytes.extend_from_slice(&u16::try_from(field.len()).unwrap_or(u16::MAX).to_be_bytes());
+            bytes.extend_from_slice(field);
+        }
+        bytes.extend_from_slice(&u32::try_from(self.frames.len()).unwrap_or(u32::MAX).to_be_bytes());
+        for frame in &self.frames {
+            bytes.extend_from_slice(&frame.at.segment.to_be_bytes());
+            bytes.extend_from_slice(&frame.at.offset.to_be_bytes());
+            bytes.extend_from_slice(&frame.weight.to_be_bytes());
+        }
+        bytes.extend_from_slice(&self.delivery);
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Garbled> {
+        let mut rest = Fields(bytes);
+        let version = rest.u64()?;
+        let intake = rest.field()?.to_vec();
+        let queue = rest.field()?.to_vec();
+        let lease = rest.field()?.to_vec();
+        let count = rest.u32()?;
+        let mut frames = Vec::with_capacity(count.min(1024) as usize);
+        for _ in 0..count {
+            let at = Position { segment: rest.u32()?, offset: rest.u64()? };
+            frames.push(FrameRef { at, weight: rest.u32()? });
+        }
+        Ok(Self { version, intake, queue, lease, frames, delivery: rest.0.to_vec() })
+    }
+
+    pub(crate) fn parse_delivery(&self) -> Result<Delivery, Garbled> {
+        serde_json::from_slice(&self.delivery).map_err(|_| Garbled)
+    }
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Garbled> {
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Garbled)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn u64(&mut self) -> Result<u64, Garbled> {
+        self.take(8)?.try_into().map(u64::from_be_bytes).map_err(|_| Garbled)
+    }
+
+    fn u32(&mut self) -> Result<u32, Garbled> {
+        self.take(4)?.try_into().map(u32::from_be_bytes).map_err(|_| Garbled)
+    }
+
+    fn field(&mut self) -> Result<&'a [u8], Garbled> {
+        let length = self.take(2)?.try_into().map(u16::from_be_bytes).map_err(|_| Garbled)?;
+        self.take(usize::from(length))
+    }
+}
+
+pub(crate) fn head(id: MessageId) -> Vec<u8> {
+    [b"h", id.as_bytes().as_slice()].concat()
+}
+
+/// Key of an intake key in the partition of the week in which the message was received.
+pub(crate) fn intake(key: &IntakeKey, week: u32) -> Vec<u8> {
+    let mut hasher = Sha256::new();
+    for field in [key.account.as_str(), scheme(key), key.value.as_str()] {
+        hasher.update((field.len() as u64).to_be_bytes());
+        hasher.update(field);
+    }
+    let hash = hasher.finalize();
+    [b"i".as_slice(), &week.to_be_bytes(), &hash[..16]].concat()
+}
+
+fn scheme(key: &IntakeKey) -> &'static str {
+    use amtsbote_core::message::IdScheme;
+    match key.scheme {
+        IdScheme::Client => "client",
+        IdScheme::Xta => "xta",
+        IdScheme::Osci => "osci",
+    }
+}
+
+/// Number of the week since 1970.
+pub(crate) fn week(at: Timestamp) -> u32 {
+    u32::try_from(at.as_second().div_euclid(7 * 24 * 3600)).unwrap_or(0)
+}
+
+pub(crate) fn intake_value(id: MessageId, content: Sha256Digest) -> Vec<u8> {
+    [id.as_bytes().as_slice(), content.as_bytes()].concat()
+}
+
+pub(crate) fn parse_intake_value(value: &[u8]) -> Result<(MessageId, Sha256Digest), Garbled> {
+    let (id, content) = value.split_at_checked(16).ok_or(Garbled)?;
+    let id: [u8; 16] = id.try_into().map_err(|_| Garbled)?;
+    let content: [u8; 32] = content.try_into().map_err(|_| Garbled)?;
+    Ok((MessageId::from_bytes(id), content.into()))
+}
+
+/// A time that sorts as bytes, also before 1970.
+fn sortable(at: Timestamp) -> [u8; 8] {
+    (at.as_millisecond().cast_unsigned() ^ (1 << 63)).to_be_bytes()
+}
+
+fn from_sortable(bytes: &[u8]) -> Option<Timestamp> {
+    let raw = u64::from_be_bytes(bytes.try_into().ok()?) ^ (1 << 63);
+    Timestamp::from_millisecond(raw.cast_signed()).ok()
+}
+
+fn order(class: Priority, deadline: Option<Timestamp>, id: MessageId) -> Vec<u8> {
+    let class = match class {
+        Priority::High => 0_u8,
+        Priority::Normal => 1,
+    };
+    let deadline = deadline.map_or([0xff; 8], sortable);
+    [[class].as_slice(), &deadline, id.as_bytes()].concat()
+}
+
+/// Prefix of everything ready for one destination.
+fn ready_prefix(destination: &Destination) -> Vec<u8> {
+    [b"r", destination.channel.as_str().as_bytes(), b"/", destination.organization.as_str().as_bytes(), b"\0"]
+        .concat()
+}
+
+pub(crate) fn mailbox_prefix(mailbox: &str) -> Vec<u8> {
+    [b"m", mailbox.as_bytes(), b"\0"].concat()
+}
+
+pub(crate) fn finished_prefix(stripped: bool) -> Vec<u8> {
+    vec![b'd', u8::from(stripped)]
+}
+
+/// First key of finished messages that are not before a time.
+pub(crate) fn finished_bound(stripped: bool, before: Timestamp) -> Vec<u8> {
+    [finished_prefix(stripped).as_slice(), &sortable(before)].concat()
+}
+
+/// Key of the queue a delivery stands in; empty for those that stand in none.
+pub(crate) fn queue(delivery: &Delivery, id: MessageId) -> Vec<u8> {
+    match delivery.placement() {
+        Placement::Prepare => [b"p", id.as_bytes().as_slice()].concat(),
+        Placement::Timer { due } => [b"t".as_slice(), &sortable(due), id.as_bytes()].concat(),
+        Placement::Ready { destination, class, deadline } => {
+            [ready_prefix(&destination), order(class, deadline, id)].concat()
+        }
+        Placement::Available { mailbox, class, deadline } => {
+            [mailbox_prefix(mailbox.as_str()), order(class, deadline, id)].concat()
+        }
+        Placement::Finished { since, stripped } => {
+            [finished_bound(stripped, since).as_slice(), id.as_bytes()].concat()
+        }
+        Placement::Parked => Vec::new(),
+    }
+}
+
+/// Key under which a leased message is found by its lease; empty if it is not leased.
+pub(crate) fn lease(delivery: &Delivery, id: MessageId) -> Vec<u8> {
+    match delivery.item.as_ref().map(|item| &item.state) {
+        Some(ItemState::Leased { lease, .. }) => [lease_prefix(*lease).as_slice(), id.as_bytes()].concat(),
+        _ => Vec::new(),
+    }
+}
+
+pub(crate) fn lease_prefix(lease: LeaseId) -> Vec<u8> {
+    [b"l", lease.as_bytes().as_slice()].concat()
+}
+
+/// Id at the end of any key that has one.
+pub(crate) fn id_of(key: &[u8]) -> Result<MessageId, Garbled> {
+    key.last_chunk::<16>().map(|id| MessageId::from_bytes(*id)).ok_or(Garbled)
+}
+
+/// Due time of a timer key.
+pub(crate) fn due_of(key: &[u8]) -> Result<Timestamp, Garbled> {
+    key.get(1..9).and_then(from_sortable).ok_or(Garbled)
+}
+
+/// Prefix and destination of a ready key.
+pub(crate) fn destination_of(key: &[u8]) -> Result<(&[u8], Destination), Garbled> {
+    let end = key.iter().position(|byte| *byte == 0).ok_or(Garbled)?;
+    let text = std::str::from_utf8(key.get(1..end).ok_or(Garbled)?).map_err(|_| Garbled)?;
+    let (channel, organization) = text.split_once('/').ok_or(Garbled)?;
+    let kinds = [
+        ChannelKind::Mailbox,
+        ChannelKind::Amqp,
+        ChannelKind::Xta,
+        ChannelKind::Osci,
+        ChannelKind::Webhook,
+        ChannelKind::Folder,
+    ];
+    let channel = kinds.into_iter().find(|kind| kind.as_str() == channel).ok_or(Garbled)?;
+    let organization = organization.parse().map_err(|_| Garbled)?;
+    Ok((&key[..=end], Destination { organization, channel }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_reads_back() {
+        let head = Head {
+            version: 3,
+            intake: vec![1; 21],
+            queue: b"pxyz".to_vec(),
+            lease: Vec::new(),
+            frames: vec![FrameRef { at: Position { segment: 1, offset: 99 }, weight: 7 }],
+            delivery: b"{}".to_vec(),
+        };
+        let bytes = head.encode();
+        assert_eq!(Head::decode(&bytes), Ok(head));
+        for end in 0..bytes.len() - 2 {
+            assert_eq!(Head::decode(&bytes[..end]), Err(Garbled), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn times_sort_as_bytes() {
+        let times = [-5_000, -1, 0, 1, 1_700_000_000_000].map(|ms| Timestamp::from_millisecond(ms).unwrap());
+        let keys = times.map(sortable);
+        assert!(keys.is_sorted());
+        assert_eq!(keys.map(|key| from_sortable(&key).unwrap()), times);
+    }
+}

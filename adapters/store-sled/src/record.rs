@@ -1,0 +1,152 @@
+//! What frames hold: versioned JSON records. Old versions stay readable; a golden file pins the current one.
+
+use std::borrow::Cow;
+
+use amtsbote_core::delivery::{Delivery, Event};
+use amtsbote_core::id::MessageId;
+use amtsbote_core::key::{AccountName, IdempotencyKey};
+use amtsbote_core::message::{IdScheme, IntakeKey, Message};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::frame::Position;
+
+/// Where the payload of a message lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PayloadPlace {
+    /// Behind the record, in the same frame.
+    Inline(u64),
+    /// In a file named after the message.
+    File(u64),
+    /// Removed after its retention.
+    Removed,
+}
+
+/// A message with everything known of it when the frame was written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "v")]
+pub(crate) enum MessageRecord<'a> {
+    #[serde(rename = "1")]
+    V1(#[serde(borrow = "'a")] MessageV1<'a>),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MessageV1<'a> {
+    pub(crate) key: KeyV1<'a>,
+    pub(crate) message: Cow<'a, Message>,
+    pub(crate) delivery: Cow<'a, Delivery>,
+    pub(crate) events: Cow<'a, [Event]>,
+    #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
+    pub(crate) answer: Bytes,
+    pub(crate) payload: PayloadPlace,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct KeyV1<'a> {
+    pub(crate) account: Cow<'a, AccountName>,
+    pub(crate) scheme: IdScheme,
+    pub(crate) value: Cow<'a, IdempotencyKey>,
+}
+
+impl<'a> From<&'a IntakeKey> for KeyV1<'a> {
+    fn from(key: &'a IntakeKey) -> Self {
+        Self { account: Cow::Borrowed(&key.account), scheme: key.scheme, value: Cow::Borrowed(&key.value) }
+    }
+}
+
+impl From<KeyV1<'_>> for IntakeKey {
+    fn from(key: KeyV1<'_>) -> Self {
+        Self { account: key.account.into_owned(), scheme: key.scheme, value: key.value.into_owned() }
+    }
+}
+
+/// Changes that are committed together.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "v")]
+pub(crate) enum ChangesRecord<'a> {
+    #[serde(rename = "1")]
+    V1 { changes: Vec<ChangeV1<'a>> },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ChangeV1<'a> {
+    pub(crate) id: MessageId,
+    pub(crate) delivery: Cow<'a, Delivery>,
+    pub(crate) events: Cow<'a, [Event]>,
+    /// Bytes of the message's first frame that are no longer needed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) freed: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+/// Messages that are forgotten.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "v")]
+pub(crate) enum ForgottenRecord {
+    #[serde(rename = "1")]
+    V1 { ids: Vec<MessageId> },
+}
+
+/// The index on disk holds everything before a position.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "v")]
+pub(crate) enum CheckpointRecord {
+    #[serde(rename = "1")]
+    V1(Checkpoint),
+}
+
+/// A position, and the bytes still needed per segment at that position.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    pub(crate) position: Position,
+    pub(crate) live: Vec<(u32, u64)>,
+}
+
+/// A record cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    #[error("the record is cut off")]
+    Short,
+    #[error("the record is not readable: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Encodes a record that cannot fail to encode: plain data without maps.
+pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Bytes, RecordError> {
+    Ok(serde_json::to_vec(record)?.into())
+}
+
+/// Body of a message frame: length of the record (u32), record, inline payload.
+pub(crate) fn encode_message(record: &MessageRecord<'_>) -> Result<Bytes, RecordError> {
+    let mut writer = BytesMut::with_capacity(2048).writer();
+    writer.get_mut().put_u32_le(0);
+    serde_json::to_writer(&mut writer, record)?;
+    let mut bytes = writer.into_inner();
+    let length = u32::try_from(bytes.len() - 4).map_err(|_| RecordError::Short)?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(bytes.freeze())
+}
+
+/// Splits the body of a message frame into record and payload.
+pub(crate) fn decode_message(body: &[u8]) -> Result<(MessageV1<'_>, usize), RecordError> {
+    let length: [u8; 4] = body.get(..4).and_then(|bytes| bytes.try_into().ok()).ok_or(RecordError::Short)?;
+    let end = 4 + u32::from_le_bytes(length) as usize;
+    let MessageRecord::V1(record) = serde_json::from_slice(body.get(4..end).ok_or(RecordError::Short)?)?;
+    Ok((record, end))
+}
+
+fn to_base64<S: serde::Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&STANDARD.encode(bytes))
+}
+
+fn from_base64<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    let text = Cow::<'de, str>::deserialize(deserializer)?;
+    STANDARD.decode(text.as_bytes()).map(Bytes::from).map_err(serde::de::Error::custom)
+}

@@ -1,0 +1,305 @@
+//! Opening a store: find the last checkpoint, replay what follows, cut a torn tail, put damaged frames aside.
+//!
+//! Replay is idempotent: versions in the journal only grow, and what the index already has is skipped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use amtsbote_core::id::MessageId;
+
+use crate::committer::{Group, NewMessage, NewState};
+use crate::frame::{self, Found, FrameKind, Header, Position};
+use crate::index::{Index, IndexError};
+use crate::keys;
+use crate::record::{
+    ChangesRecord, Checkpoint, CheckpointRecord, ForgottenRecord, RecordError, decode_message,
+};
+use crate::segment::Folder;
+
+/// What was found while opening a store; worth a log line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Frames read since the last checkpoint.
+    pub replayed: u64,
+    /// Why the index was built anew, if it was.
+    pub rebuilt: Option<String>,
+    /// Bytes behind the last intact frame: a write that was never acknowledged, kept in the quarantine all the same.
+    pub cut: u64,
+    /// Damaged places that were copied to the quarantine, one sentence each.
+    pub damaged: Vec<String>,
+    /// Changes of messages whose first frame is missing.
+    pub orphans: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecoveryError {
+    #[error("the journal cannot be read")]
+    Io(#[from] io::Error),
+    #[error("the index failed")]
+    Index(#[from] IndexError),
+}
+
+/// What recovery hands to the committer.
+pub(crate) struct Recovered {
+    pub(crate) segment: u32,
+    pub(crate) length: u64,
+    pub(crate) group: u64,
+    pub(crate) live: BTreeMap<u32, u64>,
+}
+
+/// The newest checkpoint of the journal.
+pub(crate) fn last_checkpoint(folder: &Folder) -> io::Result<Option<Checkpoint>> {
+    for segment in folder.segments()?.into_iter().rev() {
+        let bytes = std::fs::read(folder.path(segment))?;
+        let (mut offset, mut newest) = (0, None);
+        loop {
+            match frame::at(&bytes, offset)? {
+                Found::Frame(header, body) => {
+                    if header.kind == FrameKind::Checkpoint
+                        && let Ok(CheckpointRecord::V1(checkpoint)) = serde_json::from_slice(body)
+                    {
+                        newest = Some(checkpoint);
+                    }
+                    offset += header.frame_length();
+                }
+                Found::Damage { next: Some(next) } => offset = next,
+                Found::Damage { next: None } | Found::End => break,
+            }
+        }
+        if newest.is_some() {
+            return Ok(newest);
+        }
+    }
+    Ok(None)
+}
+
+/// Replays one store into its index.
+pub(crate) struct Replay<'a> {
+    folder: &'a Folder,
+    index: &'a Index,
+    quarantine: PathBuf,
+    report: &'a mut OpenReport,
+    live: BTreeMap<u32, i64>,
+    forgotten: BTreeSet<MessageId>,
+    orphans: BTreeSet<MessageId>,
+}
+
+/// Changes gathered in memory before they are moved into sled.
+const SETTLE_AT: usize = 16_384;
+
+impl<'a> Replay<'a> {
+    pub(crate) fn new(folder: &'a Folder, index: &'a Index, root: &Path, report: &'a mut OpenReport) -> Self {
+        Self {
+            folder,
+            index,
+            quarantine: root.join("quarantine"),
+            report,
+            live: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
+            orphans: BTreeSet::new(),
+        }
+    }
+
+    /// Replays everything from `from` on.
+    pub(crate) fn run(mut self, from: Option<Checkpoint>) -> Result<Recovered, RecoveryError> {
+        let beginning = Checkpoint { position: Position { segment: 0, offset: 0 }, live: Vec::new() };
+        let Checkpoint { position: start, live } = from.unwrap_or(beginning);
+        self.live = live.into_iter().map(|(segment, bytes)| (segment, bytes.cast_signed())).collect();
+        let segments = self.folder.segments()?;
+        let mut recovered = Recovered { segment: 1, length: 0, group: 1, live: BTreeMap::new() };
+        for segment in segments.iter().copied().filter(|segment| *segment >= start.segment) {
+            let begin = if segment == start.segment { start.offset } else { 0 };
+            let is_last = segments.last() == Some(&segment);
+            recovered.length = self.segment(segment, begin, is_last, &mut recovered.group)?;
+            recovered.segment = segment;
+        }
+        self.index.settle(self.index.close())?;
+        self.report.orphans = self.orphans.difference(&self.forgotten).count() as u64;
+        recovered.live = self.live.into_iter().map(|(n, bytes)| (n, bytes.max(0).cast_unsigned())).collect();
+        Ok(recovered)
+    }
+
+    /// Replays a segment; returns where its last intact frame ends.
+    fn segment(
+        &mut self,
+        segment: u32,
+        begin: u64,
+        is_last: bool,
+        group: &mut u64,
+    ) -> Result<u64, RecoveryError> {
+        let bytes = std::fs::read(self.folder.path(segment))?;
+        let (mut offset, mut end) = (begin, begin);
+        loop {
+            match frame::at(&bytes, offset)? {
+                Found::Frame(header, body) => {
+                    let at = Position { segment, offset };
+                    offset += header.frame_length();
+                    end = offset;
+                    *group = header.group + 1;
+                    self.report.replayed += 1;
+                    match self.frame(at, header, body)? {
+                        Ok(()) => {}
+                        Err(error) => self.put_aside(&bytes, at, offset, &error.to_string())?,
+                    }
+                    if self.index.gathered() >= SETTLE_AT {
+                        self.index.settle(self.index.close())?;
+                    }
+                }
+                Found::Damage { next: Some(next) } => {
+                    let at = Position { segment, offset };
+                    self.put_aside(&bytes, at, next, "the checksum does not match")?;
+                    offset = next;
+                }
+                Found::Damage { next: None } => {
+                    let at = Position { segment, offset };
+                    let length = bytes.len() as u64 - offset;
+                    if is_last {
+                        self.copy(&bytes, at, bytes.len() as u64, "tail")?;
+                        self.report.cut = length;
+                    } else {
+                        self.put_aside(
+                            &bytes,
+                            at,
+                            bytes.len() as u64,
+                            "the end of a closed segment is damaged",
+                        )?;
+                    }
+                    return Ok(end);
+                }
+                Found::End => return Ok(end.max(begin)),
+            }
+        }
+    }
+
+    fn put_aside(&mut self, bytes: &[u8], at: Position, end: u64, why: &str) -> io::Result<()> {
+        self.copy(bytes, at, end, "frame")?;
+        let (segment, offset) = (at.segment, at.offset);
+        self.report.damaged.push(format!("segment {segment:08}, bytes {offset} to {end}: {why}"));
+        Ok(())
+    }
+
+    fn copy(&self, bytes: &[u8], at: Position, end: u64, what: &str) -> io::Result<()> {
+        std::fs::create_dir_all(&self.quarantine)?;
+        let name = format!("{:08}-{}.{what}", at.segment, at.offset);
+        let range = usize::try_from(at.offset).map_err(io::Error::other)?
+            ..usize::try_from(end).map_err(io::Error::other)?;
+        std::fs::write(self.quarantine.join(name), bytes.get(range).unwrap_or_default())
+    }
+
+    /// Replays one frame. The inner error means that its record cannot be read.
+    fn frame(
+        &mut self,
+        at: Position,
+        header: Header,
+        body: &[u8],
+    ) -> Result<Result<(), RecordError>, IndexError> {
+        let mut group = Group::default();
+        let result = match header.kind {
+            FrameKind::Checkpoint => Ok(()),
+            FrameKind::Accepted | FrameKind::Moved => self.message(&mut group, at, header, body)?,
+            FrameKind::Changed => self.changes(&mut group, at, header, body)?,
+            FrameKind::Forgotten => self.forget(&mut group, body)?,
+        };
+        for (segment, change) in &group.live {
+            *self.live.entry(*segment).or_default() += change;
+        }
+        let end = Position { segment: at.segment, offset: at.offset + header.frame_length() };
+        self.index.apply(group.ops, end);
+        Ok(result)
+    }
+
+    fn message(
+        &mut self,
+        group: &mut Group,
+        at: Position,
+        header: Header,
+        body: &[u8],
+    ) -> Result<Result<(), RecordError>, IndexError> {
+        let (record, _) = match decode_message(body) {
+            Ok(decoded) => decoded,
+            Err(error) => return Ok(Err(error)),
+        };
+        let id = record.message.id;
+        let delivery = record.delivery.as_ref();
+        match group.head(self.index, id)? {
+            Some(head) if head.version > delivery.version => {}
+            Some(head) if head.version == delivery.version => {
+                if header.kind == FrameKind::Moved && head.frames.first().is_none_or(|first| first.at < at) {
+                    group.relocate(id, head, at, header.length);
+                }
+            }
+            _ => {
+                let week = keys::week(record.message.received_at);
+                let message = NewMessage {
+                    id,
+                    content: record.message.content,
+                    intake: vec![keys::intake(&record.key.into(), week)],
+                    asked: 0,
+                    version: delivery.version,
+                    queue: keys::queue(delivery, id),
+                    lease: keys::lease(delivery, id),
+                    delivery: match serde_json::to_vec(delivery) {
+                        Ok(bytes) => bytes,
+                        Err(error) => return Ok(Err(error.into())),
+                    },
+                };
+                self.orphans.remove(&id);
+                group.accept(&message, at, header.length);
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn changes(
+        &mut self,
+        group: &mut Group,
+        at: Position,
+        header: Header,
+        body: &[u8],
+    ) -> Result<Result<(), RecordError>, IndexError> {
+        let ChangesRecord::V1 { changes } = match serde_json::from_slice(body) {
+            Ok(record) => record,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let share = u32::try_from(header.length / (changes.len().max(1) as u64)).unwrap_or(u32::MAX);
+        for change in changes {
+            match group.head(self.index, change.id)? {
+                Some(head) if head.version >= change.delivery.version => {}
+                Some(head) => {
+                    let state = NewState {
+                        id: change.id,
+                        expected: head.version,
+                        version: change.delivery.version,
+                        queue: keys::queue(&change.delivery, change.id),
+                        lease: keys::lease(&change.delivery, change.id),
+                        delivery: match serde_json::to_vec(&change.delivery) {
+                            Ok(bytes) => bytes,
+                            Err(error) => return Ok(Err(error.into())),
+                        },
+                        freed: change.freed,
+                    };
+                    group.change(&state, head, at, share);
+                }
+                None => {
+                    self.orphans.insert(change.id);
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn forget(&mut self, group: &mut Group, body: &[u8]) -> Result<Result<(), RecordError>, IndexError> {
+        let ForgottenRecord::V1 { ids } = match serde_json::from_slice(body) {
+            Ok(record) => record,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        for id in ids {
+            self.forgotten.insert(id);
+            if let Some(head) = group.head(self.index, id)? {
+                group.forget(id, head);
+            }
+        }
+        Ok(Ok(()))
+    }
+}

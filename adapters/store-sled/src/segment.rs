@@ -1,0 +1,155 @@
+//! Segment files of the journal: numbered, append-only, read by position.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::frame::{Body, HEADER, Header, Position};
+
+/// A segment is closed at this size.
+pub(crate) const SEGMENT: u64 = 64 << 20;
+/// Slices one system call takes (IOV_MAX).
+const SLICES: usize = 1024;
+
+/// The folder of the journal.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, segment: u32) -> PathBuf {
+        self.0.join(format!("{segment:08}.journal"))
+    }
+
+    /// Numbers of all segments, ascending.
+    pub(crate) fn segments(&self) -> io::Result<Vec<u32>> {
+        let mut numbers = Vec::new();
+        for entry in std::fs::read_dir(&self.0)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".journal")).map(str::parse);
+            if let Some(Ok(number)) = number {
+                numbers.push(number);
+            }
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Reads one frame, checked; `None` if it is damaged or gone.
+    pub(crate) fn read(&self, at: Position) -> io::Result<Option<(Header, Vec<u8>)>> {
+        let file = match File::open(self.path(at.segment)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut head = [0; HEADER];
+        if let Err(error) = file.read_exact_at(&mut head, at.offset) {
+            return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
+        }
+        let Some(header) = Header::decode(&head) else { return Ok(None) };
+        let mut body = vec![0; usize::try_from(header.length).map_err(io::Error::other)?];
+        if let Err(error) = file.read_exact_at(&mut body, at.offset + HEADER as u64) {
+            return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
+        }
+        Ok((crc32c::crc32c(&body) == header.body_crc).then_some((header, body)))
+    }
+
+    /// Removes a segment.
+    pub(crate) fn remove(&self, segment: u32) -> io::Result<()> {
+        std::fs::remove_file(self.path(segment))?;
+        sync_folder(&self.0)
+    }
+}
+
+/// Makes creations, renames and removals in a folder durable.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The end of the journal, where the committer writes.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    folder: Folder,
+    file: File,
+    segment: u32,
+    length: u64,
+    group: u64,
+}
+
+impl Tail {
+    /// Continues a segment behind `length` good bytes; what lies behind is cut off.
+    pub(crate) fn resume(folder: Folder, segment: u32, length: u64, group: u64) -> io::Result<Self> {
+        let path = folder.path(segment);
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        if file.metadata()?.len() != length {
+            file.set_len(length)?;
+        }
+        file.sync_all()?;
+        sync_folder(&folder.0)?;
+        Ok(Self { folder, file, segment, length, group })
+    }
+
+    /// Where the next frame will begin.
+    pub(crate) fn position(&self) -> Position {
+        Position { segment: self.segment, offset: self.length }
+    }
+
+    /// Where the next group will begin; opens a new segment when this one is full.
+    pub(crate) fn next_group(&mut self) -> io::Result<Position> {
+        if self.length >= SEGMENT {
+            self.rotate()?;
+        }
+        Ok(self.position())
+    }
+
+    /// Appends frames as one group behind [`Self::next_group`], without syncing. On failure nothing of it stays.
+    pub(crate) fn append(&mut self, bodies: &[&Body]) -> io::Result<()> {
+        let mut headers = Vec::with_capacity(bodies.len());
+        let mut end = self.length;
+        for body in bodies {
+            let header = body.header(self.group);
+            end += header.frame_length();
+            headers.push(header.encode());
+        }
+        let pieces = headers.iter().zip(bodies).flat_map(|(header, body)| {
+            std::iter::once(IoSlice::new(header)).chain(body.pieces.iter().map(|piece| IoSlice::new(piece)))
+        });
+        if let Err(error) = write_all(&mut self.file, pieces.collect()) {
+            // Half a group must not stay in front of later ones.
+            self.file.set_len(self.length)?;
+            return Err(error);
+        }
+        self.length = end;
+        self.group += 1;
+        Ok(())
+    }
+
+    /// Puts everything appended so far on stable storage.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        *self = Self::resume(self.folder.clone(), self.segment + 1, 0, self.group)?;
+        Ok(())
+    }
+}
+
+fn write_all(file: &mut File, mut slices: Vec<IoSlice<'_>>) -> io::Result<()> {
+    let mut left = slices.as_mut_slice();
+    while !left.is_empty() {
+        let count = left.len().min(SLICES);
+        match file.write_vectored(&left[..count]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

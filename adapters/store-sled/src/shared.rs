@@ -1,0 +1,81 @@
+//! What the committer tells everybody: whether it works, how fast, how much of each segment is still needed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+/// Takes the store's own measurements; implemented by whoever keeps metrics.
+pub trait StoreObserver: Send + Sync {
+    /// A group was committed.
+    fn committed(&self, frames: usize, elapsed: Duration);
+}
+
+/// Ignores the measurements.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unobserved;
+
+impl StoreObserver for Unobserved {
+    fn committed(&self, _: usize, _: Duration) {}
+}
+
+pub(crate) struct Shared {
+    stopped: RwLock<Option<String>>,
+    live: Mutex<BTreeMap<u32, u64>>,
+    quarantined: AtomicU64,
+    observer: Box<dyn StoreObserver>,
+}
+
+impl Shared {
+    pub(crate) fn new(observer: Box<dyn StoreObserver>, live: BTreeMap<u32, u64>, quarantined: u64) -> Self {
+        Self {
+            stopped: RwLock::default(),
+            live: Mutex::new(live),
+            quarantined: AtomicU64::new(quarantined),
+            observer,
+        }
+    }
+
+    pub(crate) fn stop(&self, reason: String) {
+        self.stopped.write().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+    }
+
+    pub(crate) fn stopped(&self) -> Option<String> {
+        self.stopped.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn quarantined(&self) -> u64 {
+        self.quarantined.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_damage(&self) {
+        self.quarantined.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn committed(&self, live: &[(u32, i64)], frames: usize, elapsed: Duration) {
+        {
+            let mut known = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            for (segment, change) in live {
+                let bytes = known.entry(*segment).or_default();
+                *bytes = bytes.saturating_add_signed(*change);
+            }
+        }
+        if frames > 0 {
+            self.observer.committed(frames, elapsed);
+        }
+    }
+
+    /// Bytes still needed, per segment.
+    pub(crate) fn live(&self) -> Vec<(u32, u64)> {
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(n, bytes)| (*n, *bytes))
+            .collect()
+    }
+
+    pub(crate) fn drop_segment(&self, segment: u32) {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment);
+    }
+}

@@ -1,0 +1,224 @@
+//! What the store does about torn tails, flipped bytes, and indexes that are missing, old or garbage.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use amtsbote_core::delivery::{Delivery, Input};
+use amtsbote_core::id::MessageId;
+use amtsbote_core::port::{Accepted, Change, MessageStore, StoreError};
+use amtsbote_core::route::ChannelKind;
+use amtsbote_store_sled::{OpenError, OpenReport, SledStore, Unobserved, open};
+use amtsbote_testkit::samples::{Acceptances, seal};
+use amtsbote_testkit::time::noon;
+
+fn reopen(folder: &Path) -> (SledStore, OpenReport) {
+    open(folder, Box::new(Unobserved)).unwrap()
+}
+
+fn journal(folder: &Path) -> PathBuf {
+    let mut segments: Vec<_> =
+        std::fs::read_dir(folder.join("journal")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.sort();
+    segments.pop().unwrap()
+}
+
+/// Simulates a death without farewell: everything but the journal as it was before the clean end.
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+async fn fill(store: &SledStore, count: usize) -> Vec<MessageId> {
+    let samples = Acceptances::default();
+    let mut ids = Vec::new();
+    for n in 0..count {
+        let acceptance =
+            samples.routed(&format!("{n}"), format!("document {n}").as_bytes(), ChannelKind::Mailbox);
+        ids.push(acceptance.message.id);
+        assert_eq!(store.accept(acceptance).await.unwrap(), Accepted::First);
+    }
+    ids
+}
+
+async fn apply(store: &SledStore, id: MessageId, input: Input) -> Delivery {
+    let before = store.head(id).await.unwrap().unwrap();
+    let next = before.apply(input, noon()).unwrap();
+    let change =
+        Change { id, expected: before.version, delivery: next.delivery.clone(), events: next.events };
+    store.commit(vec![change]).await.unwrap();
+    next.delivery
+}
+
+#[tokio::test]
+async fn what_was_committed_survives_a_death_without_farewell() {
+    let (folder, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, _) = reopen(folder.path());
+    let ids = fill(&store, 50).await;
+    for id in &ids[..20] {
+        apply(&store, *id, Input::Sealed(seal())).await;
+    }
+    copy(folder.path(), crashed.path());
+    let (after, report) = reopen(crashed.path());
+    assert_eq!((report.damaged.len(), report.cut, report.orphans), (0, 0, 0));
+    for (n, id) in ids.iter().enumerate() {
+        let state = after.head(*id).await.unwrap().unwrap();
+        assert_eq!(state.sealed, n < 20);
+    }
+    assert_eq!(after.to_prepare(None, 99).await.unwrap().len(), 30);
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_cut_and_kept_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = fill(&reopen(folder.path()).0, 5).await;
+    let path = journal(folder.path());
+    let length = std::fs::metadata(&path).unwrap().len();
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0x41; 77], length).unwrap();
+    let (store, report) = reopen(folder.path());
+    assert_eq!((report.cut, report.damaged.len()), (77, 0));
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), length);
+    assert_eq!(std::fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 1);
+    assert!(store.load(ids[4]).await.unwrap().is_some());
+    assert_eq!(fill_more(&store).await, Accepted::First);
+}
+
+async fn fill_more(store: &SledStore) -> Accepted {
+    let samples = Acceptances::default();
+    // Samples repeat their ids; go past those that are taken.
+    for _ in 0..50 {
+        samples.unused_id();
+    }
+    store.accept(samples.routed("more", b"more", ChannelKind::Mailbox)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_flipped_byte_hurts_one_message_only_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = fill(&reopen(folder.path()).0, 20).await;
+    let path = journal(folder.path());
+    let bytes = std::fs::read(&path).unwrap();
+    let place = bytes
+        .windows(11)
+        .position(|window| window == b"document 7\x41" || window.starts_with(b"document 7"))
+        .unwrap();
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"D", place as u64).unwrap();
+
+    // The index still knows the message: its damage shows when it is read.
+    let (store, _) = reopen(folder.path());
+    assert!(matches!(store.load(ids[7]).await, Err(StoreError::Damaged { id, .. }) if id == ids[7]));
+    assert_eq!(store.status().quarantined, 1);
+    for (n, id) in ids.iter().enumerate().filter(|(n, _)| *n != 7) {
+        assert!(store.load(*id).await.unwrap().is_some(), "message {n}");
+    }
+    drop(store);
+
+    // Rebuilt from the journal alone: the frame is put aside, everything else is there.
+    std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+    let (store, report) = reopen(folder.path());
+    assert_eq!(report.rebuilt.as_deref(), Some("the index is missing"));
+    assert_eq!(report.damaged.len(), 1, "{report:?}");
+    assert!(store.load(ids[7]).await.unwrap().is_none());
+    assert_eq!(store.to_prepare(None, 99).await.unwrap().len(), 19);
+    let aside: Vec<_> = std::fs::read_dir(folder.path().join("quarantine")).unwrap().collect();
+    assert_eq!(aside.len(), 1);
+}
+
+#[tokio::test]
+async fn a_garbage_index_is_put_aside_and_rebuilt() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = fill(&reopen(folder.path()).0, 30).await;
+    for garbage in [vec![0_u8; 4096], vec![0xff; 64], Vec::new()] {
+        std::fs::write(folder.path().join("index/db"), &garbage).unwrap();
+        std::fs::write(folder.path().join("index/conf"), &garbage).unwrap();
+        let (store, report) = reopen(folder.path());
+        assert!(report.rebuilt.is_some(), "{report:?}");
+        for id in &ids {
+            assert!(store.load(*id).await.unwrap().is_some());
+        }
+        assert_eq!(store.to_prepare(None, 99).await.unwrap().len(), 30);
+    }
+    assert_eq!(std::fs::read_dir(folder.path().join("quarantine")).unwrap().count(), 3);
+}
+
+#[tokio::test]
+async fn an_index_older_than_its_checkpoint_is_rebuilt() {
+    let (folder, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fill(&reopen(folder.path()).0, 5).await;
+    copy(&folder.path().join("index"), old.path());
+    let (store, _) = reopen(folder.path());
+    assert_eq!(fill_more(&store).await, Accepted::First);
+    drop(store);
+    std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+    std::fs::create_dir(folder.path().join("index")).unwrap();
+    copy(old.path(), &folder.path().join("index"));
+    let (store, report) = reopen(folder.path());
+    assert_eq!(report.rebuilt.as_deref(), Some("the index is older than the last checkpoint"));
+    assert_eq!(store.to_prepare(None, 99).await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn a_second_process_and_a_future_format_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = reopen(folder.path());
+    assert!(matches!(open(folder.path(), Box::new(Unobserved)), Err(OpenError::InUse(_))));
+    drop(first);
+    std::fs::write(folder.path().join("format"), "amtsbote-store 9\n").unwrap();
+    let refused = open(folder.path(), Box::new(Unobserved)).map(|_| ()).unwrap_err();
+    assert!(matches!(&refused, OpenError::Format { found, .. } if found == "amtsbote-store 9"), "{refused}");
+}
+
+#[tokio::test]
+async fn space_returns_when_messages_are_done_and_nothing_else_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = reopen(folder.path());
+    let samples = Acceptances::default();
+    let document = vec![7_u8; 900 << 10];
+    let mut ids = Vec::new();
+    for n in 0..160 {
+        let acceptance = samples.routed(&format!("{n}"), &document, ChannelKind::Mailbox);
+        ids.push(acceptance.message.id);
+        assert_eq!(store.accept(acceptance).await.unwrap(), Accepted::First);
+    }
+    let size = || {
+        let sizes = std::fs::read_dir(folder.path().join("journal")).unwrap();
+        sizes.map(|entry| entry.unwrap().metadata().unwrap().len()).sum::<u64>()
+    };
+    assert!(size() > 130 << 20);
+    let kept: Vec<MessageId> = ids.iter().copied().step_by(40).collect();
+    for id in ids.iter().filter(|id| !kept.contains(id)) {
+        apply(&store, *id, Input::Cancel { account: "portal".parse().unwrap() }).await;
+        apply(&store, *id, Input::Strip).await;
+    }
+    store.forget(ids[1..20].to_vec()).await.unwrap();
+    store.reclaim(noon()).await.unwrap();
+    assert!(size() < 50 << 20, "{}", size());
+    drop(store);
+    // Also when everything is rebuilt from what is left of the journal.
+    for rebuild in [false, true] {
+        if rebuild {
+            std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+        }
+        let (store, report) = reopen(folder.path());
+        assert_eq!((report.damaged.len(), report.orphans), (0, 0));
+        for (n, id) in ids.iter().enumerate() {
+            let found = store.load(*id).await.unwrap();
+            assert_eq!(found.is_none(), (1..20).contains(&n), "message {n}");
+            if kept.contains(id) {
+                let mut reader = store.open_part(*id, 0, 0).await.unwrap().unwrap();
+                assert!(reader.next().await.unwrap().unwrap() == document);
+            }
+        }
+        assert_eq!(store.to_prepare(None, 99).await.unwrap().len(), kept.len());
+    }
+}
