@@ -1,0 +1,360 @@
+//! One simulated run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use amtsbote_core::account::{AccountBook, LocalChannel};
+use amtsbote_core::delivery::{EventKind, Face, FailureClass, RetryPolicy, State};
+use amtsbote_core::engine::{Engine, EngineOptions, EnginePorts, Retention};
+use amtsbote_core::id::MessageId;
+use amtsbote_core::intake::{Admission, Intake, Submission};
+use amtsbote_core::mailbox::{LeaseRequest, Mailboxes};
+use amtsbote_core::message::{Part, Sha256Digest};
+use amtsbote_core::port::{Clock, Directory, MessageStore, Silent, Staged};
+use amtsbote_core::route::{ChannelKind, Endpoint, Router};
+use amtsbote_core::wake::Wake;
+use amtsbote_testkit::channel::{Act, FakeChannel};
+use amtsbote_testkit::directory::FakeDirectory;
+use amtsbote_testkit::memory::MemoryStore;
+use amtsbote_testkit::samples::{DEPARTMENT, OFFICE, accounts, intake_key, metadata, tables};
+use amtsbote_testkit::seal::FakeSealer;
+use amtsbote_testkit::seeded::SeededEntropy;
+use amtsbote_testkit::time::{PausedClock, noon};
+use arc_swap::ArcSwap;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio_util::sync::CancellationToken;
+
+use crate::faults::{Breakage, FaultyStore};
+
+const MESSAGES: usize = 60;
+
+/// What a run showed.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Acknowledged to the portal.
+    pub accepted: usize,
+    /// Handed over for good.
+    pub delivered: usize,
+    /// Dead-lettered with a reason.
+    pub dead: usize,
+    /// Acknowledged to the portal, but neither with the department nor dead.
+    pub lost: usize,
+    /// Arrived more than once, with no mark on any later copy.
+    pub unmarked: usize,
+    /// Not finished when everything was quiet.
+    pub stuck: usize,
+    /// Arrived with other content than submitted.
+    pub altered: usize,
+    /// Messages whose ProcessCard counts its hand-overs wrongly: somebody overwrote somebody else's change.
+    pub untrue: usize,
+    /// Faults that happened.
+    pub faults: u64,
+    /// Times the process was killed.
+    pub crashes: usize,
+}
+
+impl Outcome {
+    /// What is wrong with the run, if anything.
+    pub fn complaint(&self) -> Option<String> {
+        let conserved = self.accepted == self.delivered + self.dead + self.lost;
+        let good = conserved && self.lost + self.unmarked + self.stuck + self.altered + self.untrue == 0;
+        (!good).then(|| format!("{self:?}"))
+    }
+}
+
+/// Everything that outlives a crash of the process, and what the outside has seen.
+pub struct World {
+    store: Arc<FaultyStore>,
+    memory: MemoryStore,
+    accounts: Arc<ArcSwap<AccountBook>>,
+    directory: Arc<FakeDirectory>,
+    channel: Arc<FakeChannel>,
+    healed: Arc<AtomicBool>,
+    random: StdRng,
+    seed: u64,
+    pull: bool,
+    sent: BTreeMap<MessageId, Sha256Digest>,
+    pulled: Vec<(MessageId, u32, Sha256Digest)>,
+    crashes: usize,
+    /// Processes that were thought dead but only hang, and go on later.
+    zombies: Vec<tokio::task::JoinHandle<usize>>,
+}
+
+/// One life of the process.
+struct Process {
+    intake: Intake,
+    mailboxes: Mailboxes,
+    clock: Arc<PausedClock>,
+    task: tokio::task::JoinHandle<usize>,
+}
+
+impl World {
+    /// Runs a seed to its end.
+    pub async fn run(seed: u64, breakage: Breakage) -> Outcome {
+        let mut random = StdRng::seed_from_u64(seed);
+        let pull = random.random_bool(0.4);
+        let local =
+            if pull { LocalChannel::Mailbox } else { LocalChannel::Amqp("amqp://main?queue=q".into()) };
+        let memory = MemoryStore::default();
+        let healed = Arc::new(AtomicBool::new(false));
+        let directory = Arc::new(FakeDirectory::default());
+        directory
+            .list(OFFICE, Endpoint { channel: ChannelKind::Amqp, address: "amqp://main?queue=q".to_owned() });
+        let world = Self {
+            store: FaultyStore::new(memory.clone(), seed, random.random_range(10..120), breakage),
+            memory,
+            accounts: Arc::new(ArcSwap::from_pointee(accounts(local))),
+            directory,
+            channel: Arc::new(channel(seed, Arc::clone(&healed))),
+            healed,
+            random,
+            seed,
+            pull,
+            sent: BTreeMap::new(),
+            pulled: Vec::new(),
+            crashes: 0,
+            zombies: Vec::new(),
+        };
+        world.play().await
+    }
+
+    fn start(&mut self) -> Process {
+        let store: Arc<dyn MessageStore> = Arc::clone(&self.store) as _;
+        let clock = Arc::new(PausedClock::starting_at(noon()));
+        let clock_port: Arc<dyn Clock> = Arc::clone(&clock) as _;
+        let entropy = Arc::new(SeededEntropy::new(self.random.random()));
+        let wake = Arc::new(Wake::default());
+        let directory: Arc<dyn Directory> = Arc::clone(&self.directory) as _;
+        let channels = vec![Arc::clone(&self.channel) as _];
+        let router = Arc::new(Router::new(tables(), Arc::clone(&self.accounts), directory, channels.clone()));
+        let intake = Intake::new(
+            Arc::clone(&store),
+            Arc::clone(&router),
+            Arc::clone(&clock_port),
+            Arc::clone(&entropy) as _,
+            Arc::new(Silent),
+            Arc::clone(&wake),
+        );
+        let mailboxes = Mailboxes::new(
+            Arc::clone(&store),
+            Arc::clone(&clock_port),
+            Arc::clone(&entropy) as _,
+            Arc::clone(&wake),
+        );
+        let sealer = Arc::new(FakeSealer::failing(self.random.random_range(0..3)));
+        let ports = EnginePorts {
+            store,
+            router,
+            sealer,
+            channels,
+            clock: clock_port,
+            entropy,
+            observer: Arc::new(Silent),
+            wake,
+        };
+        let engine = Engine::new(ports, options());
+        let task = tokio::spawn(engine.run(CancellationToken::new(), Duration::from_secs(5)));
+        Process { intake, mailboxes, clock, task }
+    }
+
+    async fn play(mut self) -> Outcome {
+        let mut process = self.start();
+        for number in 0..MESSAGES {
+            self.submit(&process, number).await;
+            if self.random.random_bool(0.05) {
+                self.directory.set_down(self.random.random_bool(0.5));
+            }
+            if self.random.random_bool(0.06) {
+                let dead = std::mem::replace(&mut process, self.start());
+                self.crashes += 1;
+                if self.random.random_bool(0.5) {
+                    dead.task.abort();
+                } else {
+                    self.zombies.push(dead.task);
+                }
+            }
+            if self.pull && self.random.random_bool(0.3) {
+                self.poll(&process, false).await;
+            }
+            let pause = self.random.random_range(0..40_u64);
+            tokio::time::sleep(Duration::from_millis(pause * pause)).await;
+        }
+        self.directory.set_down(false);
+        self.healed.store(true, Ordering::Relaxed);
+        self.store.heal();
+        self.settle(&process).await;
+        for task in std::iter::once(&process.task).chain(&self.zombies) {
+            task.abort();
+        }
+        self.outcome().await
+    }
+
+    /// Submits like a careful portal: the same key again until there is an answer.
+    async fn submit(&mut self, process: &Process, number: usize) {
+        let document = format!("<antrag nummer='{number}' seed='{}'/>", self.seed);
+        for _ in 0..20 {
+            let answer = process.intake.accept(submission(number, &document), &render).await;
+            if let Ok(Admission::New(proof) | Admission::Repeated(proof)) = answer {
+                self.sent.insert(proof.id(), Sha256Digest::of(document.as_bytes()));
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Leases, reads and usually acknowledges; a careless department sometimes dies in between.
+    async fn poll(&mut self, process: &Process, careful: bool) -> bool {
+        let book = self.accounts.load_full();
+        let department = book.iter().find(|account| account.name.as_str() == DEPARTMENT).unwrap();
+        let request = LeaseRequest { max: 7, duration: Duration::from_secs(30), wait: Duration::ZERO };
+        let Ok(lease) = process.mailboxes.lease(department, request).await else { return true };
+        for leased in &lease.messages {
+            let id = leased.message.id;
+            let mut content = Vec::new();
+            let Ok(mut reader) = process.mailboxes.read(department, id, 0, 0).await else { continue };
+            while let Ok(Some(bytes)) = reader.next().await {
+                content.extend_from_slice(&bytes);
+            }
+            self.pulled.push((id, leased.delivery.attempts, Sha256Digest::of(&content)));
+            if careful || self.random.random_bool(0.7) {
+                // A lost answer is repeated by the next lease, marked.
+                drop(process.mailboxes.acknowledge(department, id, lease.id, Face::Rest).await);
+            }
+        }
+        !lease.messages.is_empty()
+    }
+
+    /// Lets time pass until nothing moves any more, at most some simulated days.
+    async fn settle(&mut self, process: &Process) {
+        for _ in 0..400 {
+            if self.pull {
+                while self.poll(process, true).await {}
+            }
+            if self.memory.deliveries().iter().all(|(_, delivery)| ended(&delivery.state, self.pull)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            debug_assert!(process.clock.now() > noon());
+        }
+    }
+
+    async fn outcome(&self) -> Outcome {
+        let mut arrivals: BTreeMap<MessageId, Vec<u32>> = BTreeMap::new();
+        let mut altered = BTreeSet::new();
+        let pushed = self.channel.seen().into_iter().map(|seen| (seen.id, seen.attempt, seen.document));
+        for (id, attempt, digest) in pushed.chain(self.pulled.iter().copied()) {
+            arrivals.entry(id).or_default().push(attempt);
+            if self.sent.get(&id).is_some_and(|sent| *sent != digest) {
+                altered.insert(id);
+            }
+        }
+        let mut outcome = Outcome {
+            accepted: self.sent.len(),
+            altered: altered.len(),
+            faults: self.store.faults(),
+            crashes: self.crashes,
+            ..Outcome::default()
+        };
+        let unmarked =
+            |attempts: &&Vec<u32>| attempts.len() > 1 && attempts[1..].iter().all(|attempt| *attempt == 1);
+        outcome.unmarked = arrivals.values().filter(unmarked).count();
+        let states: BTreeMap<_, _> = self.memory.deliveries().into_iter().collect();
+        outcome.stuck = states.values().filter(|delivery| !ended(&delivery.state, self.pull)).count();
+        for (id, delivery) in &states {
+            let card = self.memory.load(*id).await.unwrap().unwrap().events;
+            let counted: Vec<u32> = card.iter().filter_map(|event| hand_over(&event.kind)).collect();
+            if !counted.iter().copied().eq(1..=delivery.attempts) {
+                outcome.untrue += 1;
+            }
+        }
+        for id in self.sent.keys() {
+            match states.get(id).map(|delivery| &delivery.state) {
+                Some(State::Dead { .. }) => outcome.dead += 1,
+                Some(State::Delivered | State::Acknowledged) if arrivals.contains_key(id) => {
+                    outcome.delivered += 1
+                }
+                _ => outcome.lost += 1,
+            }
+        }
+        outcome
+    }
+}
+
+/// Number of the hand-over an event begins.
+fn hand_over(event: &EventKind) -> Option<u32> {
+    match event {
+        EventKind::AttemptStarted { attempt } | EventKind::Leased { attempt, .. } => Some(*attempt),
+        _ => None,
+    }
+}
+
+fn ended(state: &State, pull: bool) -> bool {
+    match state {
+        State::Acknowledged | State::Dead { .. } => true,
+        State::Delivered => !pull,
+        _ => false,
+    }
+}
+
+fn options() -> EngineOptions {
+    let seconds = Duration::from_secs;
+    let days = |days: u64| seconds(days * 24 * 3600);
+    EngineOptions {
+        prepare_concurrency: 4,
+        attempt_concurrency: 6,
+        destination_concurrency: 4,
+        attempt_lease: seconds(20),
+        retry: RetryPolicy::try_new(seconds(1), 2.0, seconds(60), 0.5, 60, days(3)).expect("a valid policy"),
+        route_retry: seconds(5),
+        route_max_wait: days(1),
+        recheck_after: seconds(600),
+        retention: Retention { payload: days(30), record: days(60), interval: days(1) },
+    }
+}
+
+fn channel(seed: u64, healed: Arc<AtomicBool>) -> FakeChannel {
+    let random = Mutex::new(StdRng::seed_from_u64(seed ^ 0x5eed));
+    FakeChannel::scripted(move |_, _| {
+        if healed.load(Ordering::Relaxed) {
+            return Act::Take;
+        }
+        match random.lock().unwrap().random_range(0..100) {
+            0..20 => Act::Fail(FailureClass::Transient),
+            20..28 => Act::Fail(FailureClass::Destination),
+            28..30 => Act::Fail(FailureClass::Permanent),
+            30..40 => Act::TakeSilently,
+            40..45 => Act::Hang,
+            _ => Act::Take,
+        }
+    })
+}
+
+fn submission(number: usize, document: &str) -> Submission {
+    let part = Part {
+        name: None,
+        media_type: "application/xml".to_owned(),
+        size: document.len() as u64,
+        sha256: Sha256Digest::of(document.as_bytes()),
+        offset: 0,
+    };
+    Submission {
+        key: intake_key(&format!("key-{number}")),
+        sender: "ags:07315000".parse().unwrap(),
+        metadata: metadata(),
+        parts: vec![part],
+        payload: Staged::Inline(vec![document.as_bytes().to_vec().into()]),
+        external_ids: Vec::new(),
+        reply: false,
+    }
+}
+
+fn render(
+    message: &amtsbote_core::message::Message,
+    _: &amtsbote_core::delivery::Delivery,
+    _: Option<&amtsbote_core::route::Route>,
+) -> bytes::Bytes {
+    message.id.to_string().into()
+}

@@ -1,0 +1,47 @@
+//! Thousands of simulated runs. A failing seed is printed with the command that replays it.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use amtsbote_sim::{Breakage, Outcome, World};
+
+fn run(seed: u64, breakage: Breakage) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.unwrap().block_on(World::run(seed, breakage))
+}
+
+#[test]
+fn nothing_is_lost_under_any_schedule() {
+    let (from, count) = match std::env::var("AMTSBOTE_SIM_SEED") {
+        Ok(seed) => (seed.parse().expect("AMTSBOTE_SIM_SEED is a number"), 1),
+        Err(_) => (0, 1_000),
+    };
+    let (mut faults, mut crashes) = (0, 0);
+    for seed in from..from + count {
+        let outcome = run(seed, Breakage::None);
+        assert!(outcome.accepted >= 50, "seed {seed}: {outcome:?}");
+        if let Some(complaint) = outcome.complaint() {
+            panic!(
+                "{complaint}\nreplay: AMTSBOTE_SIM_SEED={seed} cargo nextest run -p amtsbote-sim nothing_is_lost"
+            );
+        }
+        faults += outcome.faults;
+        crashes += outcome.crashes;
+    }
+    assert!(
+        count == 1 || (faults > 3_000 && crashes > 1_000),
+        "too tame: {faults} faults, {crashes} crashes"
+    );
+}
+
+#[test]
+fn a_run_repeats_exactly() {
+    assert_eq!(run(42, Breakage::None), run(42, Breakage::None));
+}
+
+#[test]
+fn broken_engines_are_caught() {
+    for breakage in [Breakage::ForgetsAttempts, Breakage::IgnoresVersions, Breakage::TakesFailureForSuccess] {
+        let caught = (0..200).find(|seed| run(*seed, breakage).complaint().is_some());
+        assert!(caught.is_some(), "{breakage:?} went unnoticed in 200 runs");
+    }
+}
