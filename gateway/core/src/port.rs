@@ -14,7 +14,7 @@ pub use clock::Clock;
 pub use directory::{Directory, DirectoryAnswer, DirectoryRecord, DirectoryUnavailable, ServiceQuery};
 pub use entropy::Entropy;
 pub use observe::{IntakeOutcome, Observation, Observer, Silent};
-pub use seal::{SealError, SealRequest, Sealer};
+pub use seal::{Receipt, ReceiptPart, ReceiptSigner, SealError, SealRequest, Sealer};
 pub use store::{
     Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
     PayloadWriter, Staged, StagedFile, StoreError, StoreStatus, StoredMessage, SubmissionFilter, WorkItem,

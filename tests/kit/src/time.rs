@@ -39,3 +39,38 @@ impl Clock for PausedClock {
 pub fn noon() -> Timestamp {
     "2026-01-15T12:00:00Z".parse().unwrap()
 }
+
+/// Runs with real time, for tests with real sockets, and can be moved forward by hand.
+#[derive(Debug)]
+pub struct ShiftableClock {
+    base: Timestamp,
+    started: std::time::Instant,
+    shift: std::sync::atomic::AtomicU64,
+}
+
+impl ShiftableClock {
+    /// A clock that shows `base` now.
+    pub fn starting_at(base: Timestamp) -> Self {
+        Self { base, started: std::time::Instant::now(), shift: std::sync::atomic::AtomicU64::new(0) }
+    }
+
+    /// Moves the clock forward at once.
+    pub fn advance(&self, by: std::time::Duration) {
+        let millis = u64::try_from(by.as_millis()).unwrap();
+        self.shift.fetch_add(millis, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Clock for ShiftableClock {
+    fn now(&self) -> Timestamp {
+        let shift = std::time::Duration::from_millis(self.shift.load(std::sync::atomic::Ordering::SeqCst));
+        self.base.checked_add(self.started.elapsed() + shift).unwrap()
+    }
+
+    async fn sleep_until(&self, at: Timestamp) {
+        if let Ok(ahead) = std::time::Duration::try_from(at.duration_since(self.now())) {
+            tokio::time::sleep(ahead).await;
+        }
+    }
+}

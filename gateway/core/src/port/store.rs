@@ -36,7 +36,7 @@ pub enum Staged {
 }
 
 /// A payload in a file the store understands.
-pub trait StagedFile: Send + std::fmt::Debug {
+pub trait StagedFile: Send + Sync + std::fmt::Debug {
     /// Lets the store that made it have it back.
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send>;
 }

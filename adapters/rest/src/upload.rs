@@ -1,0 +1,198 @@
+//! Reads `multipart/form-data` as it comes: parts in any order, constant memory, everything counted before it is kept.
+
+use amtsbote_core::message::{Part, Sha256Digest};
+use amtsbote_core::port::{MessageStore, Staged, StoreError};
+use amtsbote_http::Problem;
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::BytesMut;
+use multer::{Constraints, Field, Multipart, SizeLimit};
+use sha2::{Digest, Sha256};
+
+use crate::RestLimits;
+use crate::fault::{bad_request, store};
+
+/// Longest file name kept.
+const NAME_MAX: usize = 255;
+
+/// A body that was read to its end.
+pub(crate) struct Upload {
+    pub(crate) metadata: Vec<u8>,
+    /// Document first.
+    pub(crate) parts: Vec<Part>,
+    pub(crate) payload: Staged,
+}
+
+/// Bodies that need no metadata part of their own may leave it out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MetadataPart {
+    Required,
+    Optional,
+}
+
+struct Reader<'a> {
+    limits: &'a RestLimits,
+    writer: Box<dyn amtsbote_core::port::PayloadWriter>,
+    offset: u64,
+    metadata: Option<Vec<u8>>,
+    document: Option<Part>,
+    attachments: Vec<Part>,
+}
+
+/// Reads a whole body. If it fails or is given up, nothing stays.
+pub(crate) async fn read(
+    store_port: &dyn MessageStore,
+    limits: &RestLimits,
+    headers: &HeaderMap,
+    body: Body,
+    metadata: MetadataPart,
+) -> Result<Upload, Problem> {
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limits.body) {
+        return Err(body_too_large(limits));
+    }
+    let content_type =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let boundary = multer::parse_boundary(content_type).ok().filter(|boundary| !boundary.is_empty());
+    let Some(boundary) = boundary else {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "multipart-required",
+            "The body must be multipart/form-data with a boundary",
+        ));
+    };
+    let constraints = Constraints::new().size_limit(SizeLimit::new().whole_stream(limits.body));
+    let mut multipart = Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
+    let writer = store_port.stage().await.map_err(|error| store(&error))?;
+    let mut reader =
+        Reader { limits, writer, offset: 0, metadata: None, document: None, attachments: Vec::new() };
+    while let Some(field) = stalled(limits, multipart.next_field()).await? {
+        reader.part(field).await?;
+    }
+    reader.finish(metadata).await
+}
+
+async fn stalled<T>(
+    limits: &RestLimits,
+    reading: impl Future<Output = Result<T, multer::Error>>,
+) -> Result<T, Problem> {
+    match tokio::time::timeout(limits.stall, reading).await {
+        Ok(result) => result.map_err(|error| refused(&error, limits)),
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-stalled", "The body stopped coming")),
+    }
+}
+
+impl Reader<'_> {
+    async fn part(&mut self, field: Field<'_>) -> Result<(), Problem> {
+        match field.name() {
+            Some("metadata") if self.metadata.is_some() => Err(twice("metadata")),
+            Some("metadata") => {
+                self.metadata = Some(read_metadata(self.limits, field).await?);
+                Ok(())
+            }
+            Some("document") if self.document.is_some() => Err(twice("document")),
+            Some("document") => {
+                self.document = Some(self.store(field).await?);
+                Ok(())
+            }
+            Some("attachment") if self.attachments.len() >= self.limits.attachments => Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-many-attachments",
+                "There are too many attachments",
+            )
+            .with("limit", self.limits.attachments as u64)),
+            Some("attachment") => {
+                let part = self.store(field).await?;
+                self.attachments.push(part);
+                Ok(())
+            }
+            _ => Err(bad_request("part-unknown", "Parts must be named metadata, document or attachment")),
+        }
+    }
+
+    async fn store(&mut self, mut field: Field<'_>) -> Result<Part, Problem> {
+        let name = field.file_name().map(clean_name);
+        let media_type =
+            field.content_type().map_or("application/octet-stream", |mime| mime.as_ref()).to_owned();
+        let mut hasher = Sha256::new();
+        let mut size = 0;
+        while let Some(bytes) = stalled(self.limits, field.chunk()).await? {
+            hasher.update(&bytes);
+            size += bytes.len() as u64;
+            self.writer.write(bytes).await.map_err(|error: StoreError| store(&error))?;
+        }
+        let part = Part { name, media_type, size, sha256: Sha256Digest::from(hasher), offset: self.offset };
+        self.offset += size;
+        Ok(part)
+    }
+
+    async fn finish(self, metadata: MetadataPart) -> Result<Upload, Problem> {
+        let metadata = match (self.metadata, metadata) {
+            (Some(content), _) => content,
+            (None, MetadataPart::Optional) => b"{}".to_vec(),
+            (None, MetadataPart::Required) => return Err(missing("metadata")),
+        };
+        let Some(document) = self.document else { return Err(missing("document")) };
+        let payload = self.writer.finish().await.map_err(|error| store(&error))?;
+        let parts = std::iter::once(document).chain(self.attachments).collect();
+        Ok(Upload { metadata, parts, payload })
+    }
+}
+
+async fn read_metadata(limits: &RestLimits, mut field: Field<'_>) -> Result<Vec<u8>, Problem> {
+    let mut content = BytesMut::new();
+    while let Some(bytes) = stalled(limits, field.chunk()).await? {
+        if content.len() + bytes.len() > limits.metadata {
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "metadata-too-large",
+                "The metadata part is too large",
+            )
+            .with("limit", limits.metadata as u64));
+        }
+        content.extend_from_slice(&bytes);
+    }
+    Ok(content.to_vec())
+}
+
+/// A name for people: without a path, without control characters, not too long. Never used to open a file.
+fn clean_name(given: &str) -> String {
+    let last = given.rsplit(['/', '\\']).next().unwrap_or_default();
+    last.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect()
+}
+
+fn twice(part: &'static str) -> Problem {
+    bad_request("part-repeated", "A part is there twice").with("part", part)
+}
+
+fn missing(part: &'static str) -> Problem {
+    bad_request("part-missing", "A part is missing").with("part", part)
+}
+
+fn body_too_large(limits: &RestLimits) -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large")
+        .with("limit", limits.body)
+}
+
+fn refused(error: &multer::Error, limits: &RestLimits) -> Problem {
+    match error {
+        multer::Error::StreamSizeExceeded { .. } => body_too_large(limits),
+        _ => {
+            bad_request("body-incomplete", "The body is not complete multipart/form-data; nothing was stored")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lose_paths_and_controls() {
+        assert_eq!(clean_name("../../etc/passwd"), "passwd");
+        assert_eq!(clean_name("C:\\Daten\\Antrag.pdf"), "Antrag.pdf");
+        assert_eq!(clean_name("a\r\nb\u{0}.pdf"), "ab.pdf");
+        assert_eq!(clean_name(&"x".repeat(999)).len(), 255);
+    }
+}

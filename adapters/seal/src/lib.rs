@@ -1,0 +1,79 @@
+//! Signs for the gateway: detached CMS (CAdES-BES, ETSI EN 319 122-1) over documents, compact JWS (RFC 7515) over receipts.
+//!
+//! Keys are ECDSA P-256 or RSA of at least 3072 bits from PEM files; aws-lc computes in constant time. Signatures are made on
+//! the blocking pool. The certificate chain is part of every signature.
+
+mod cades;
+mod key;
+mod receipt;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use amtsbote_core::delivery::SealRecord;
+use amtsbote_core::port::{Receipt, ReceiptSigner, SealError, SealRequest, Sealer};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use tokio::task::spawn_blocking;
+
+pub use key::KeyError;
+use key::SealKey;
+
+/// The gateway's seal; key and certificate can be replaced while it works.
+pub struct Seal(ArcSwap<SealKey>);
+
+impl Seal {
+    /// Loads certificate chain (leaf first) and key from PEM files.
+    ///
+    /// # Errors
+    /// When a file is unusable, the key is too weak, or key and certificate do not belong together.
+    pub fn load(chain: &Path, key: &Path) -> Result<Self, KeyError> {
+        Ok(Self(ArcSwap::from_pointee(SealKey::load(chain, key)?)))
+    }
+
+    /// Puts another key into force; on error the old one stays.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn replace(&self, chain: &Path, key: &Path) -> Result<(), KeyError> {
+        self.0.store(Arc::new(SealKey::load(chain, key)?));
+        Ok(())
+    }
+
+    /// When the certificate in force expires.
+    pub fn expires(&self) -> SystemTime {
+        self.0.load().expires()
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SealError> + Send + 'static,
+) -> Result<T, SealError> {
+    spawn_blocking(work).await.map_err(|error| SealError { reason: error.to_string() })?
+}
+
+#[async_trait]
+impl Sealer for Seal {
+    async fn seal(&self, request: SealRequest) -> Result<SealRecord, SealError> {
+        let key = self.0.load_full();
+        blocking(move || {
+            let signature = cades::sign(&key, request.document.as_bytes(), request.at)
+                .map_err(|error| SealError { reason: error.to_string() })?;
+            Ok(SealRecord {
+                algorithm: key.algorithm_name().to_owned(),
+                certificate: key.fingerprint(),
+                signature: signature.into(),
+            })
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl ReceiptSigner for Seal {
+    async fn sign(&self, receipt: Receipt) -> Result<String, SealError> {
+        let key = self.0.load_full();
+        blocking(move || receipt::sign(&key, &receipt)).await
+    }
+}

@@ -1,0 +1,13 @@
+//! HTTP for Amtsbote: listeners with limits and time-outs, `application/problem+json`, and a client that cannot be talked into
+//! calling internal addresses.
+//!
+//! Not here: what any path means; routers are handed in.
+
+mod client;
+mod listener;
+mod problem;
+
+pub use amtsbote_tls::{Peer, PeerTrust, ServerTls};
+pub use client::{BodyError, Client, ClientError, ClientOptions, Reach, Reply};
+pub use listener::{Limits, Listener, Nobody, serve};
+pub use problem::{PROBLEM_BASE, Problem};
