@@ -97,6 +97,8 @@ pub struct Engine {
 
 /// After a fault of the store or the sealer the engine rests for so long.
 const REST: Duration = Duration::from_secs(1);
+/// The engine looks at its work at least so often, so that its health can be told from its silence.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Timers looked at in one round.
 const TIMER_BATCH: usize = 256;
 
@@ -165,12 +167,8 @@ impl Engine {
         until: Option<Timestamp>,
         stop: &CancellationToken,
     ) {
-        let timer = async {
-            match until {
-                Some(at) => self.ports.clock.sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let latest = add(self.ports.clock.now(), HEARTBEAT);
+        let timer = self.ports.clock.sleep_until(until.map_or(latest, |at| at.min(latest)));
         let mut rest = false;
         tokio::select! {
             () = stop.cancelled() => {}
@@ -254,10 +252,9 @@ impl Engine {
         let full = items.len() == TIMER_BATCH;
         let (due, later): (Vec<WorkItem>, Vec<WorkItem>) =
             items.into_iter().partition(|item| item.due.is_some_and(|due| due <= now));
-        if let Some(first) = due.first().and_then(|item| item.due) {
-            let lag = now.duration_since(first).unsigned_abs();
-            self.ports.observer.record(Observation::Scheduled { lag });
-        }
+        let overdue =
+            due.first().and_then(|item| item.due).map(|first| now.duration_since(first).unsigned_abs());
+        self.ports.observer.record(Observation::Scheduled { lag: overdue.unwrap_or_default(), at: now });
         let mut mail = false;
         for item in due {
             let Some(delivery) = self.ports.store.head(item.id).await? else { continue };

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::delivery::FailureClass;
 use crate::id::MessageId;
 use crate::route::ChannelKind;
@@ -52,10 +54,12 @@ pub enum Observation<'a> {
         /// Message.
         id: MessageId,
     },
-    /// The engine finished one round.
+    /// The engine looked at its work.
     Scheduled {
-        /// How late the most overdue item was picked.
+        /// How late the most overdue timer was picked.
         lag: Duration,
+        /// When it looked.
+        at: Timestamp,
     },
 }
 

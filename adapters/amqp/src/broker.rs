@@ -1,0 +1,343 @@
+//! One broker: a connection made when needed, channels with one message in flight each, rest after failures.
+
+use std::fmt;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
+
+use amtsbote_core::Timestamp;
+use amtsbote_core::port::Clock;
+use amtsbote_tls::ClientConfig;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
+use lapin::{AsyncTcpStream, Channel, Confirmation, Connection, ConnectionProperties};
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::address::Target;
+use crate::message::Publication;
+
+/// Messages in flight to one broker.
+const CHANNELS: usize = 16;
+/// Time for connecting, with TLS and login.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Time for a confirm.
+const CONFIRM: Duration = Duration::from_secs(30);
+/// First and longest rest after a failed connection.
+const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Seconds between heartbeats.
+const HEARTBEAT: u16 = 10;
+
+/// A value that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// How we prove who we are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Login {
+    /// User name and password.
+    Password {
+        /// Name.
+        username: String,
+        /// Password.
+        password: Secret,
+    },
+    /// The client certificate of the TLS connection (SASL EXTERNAL).
+    Certificate,
+}
+
+/// How a broker is reached.
+#[derive(Clone)]
+pub struct BrokerOptions {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Virtual host.
+    pub vhost: String,
+    /// TLS; absent: plain.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Login.
+    pub login: Login,
+    /// File the password was read from, for messages.
+    pub password_file: Option<PathBuf>,
+}
+
+impl BrokerOptions {
+    /// A broker without TLS and with the guest login, as laboratories have it.
+    pub fn plain(host: &str, port: u16, vhost: &str) -> Self {
+        let login =
+            Login::Password { username: "guest".to_owned(), password: Secret::new("guest".to_owned()) };
+        Self { host: host.to_owned(), port, vhost: vhost.to_owned(), tls: None, login, password_file: None }
+    }
+
+    fn uri(&self) -> AMQPUri {
+        let (username, password, mechanism) = match &self.login {
+            Login::Password { username, password } => {
+                (username.clone(), password.0.clone(), SASLMechanism::Plain)
+            }
+            Login::Certificate => (String::new(), String::new(), SASLMechanism::External),
+        };
+        AMQPUri {
+            scheme: if self.tls.is_some() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+            authority: AMQPAuthority {
+                userinfo: AMQPUserInfo { username, password },
+                host: self.host.clone(),
+                port: self.port,
+            },
+            vhost: self.vhost.clone(),
+            query: AMQPQueryString {
+                heartbeat: Some(HEARTBEAT),
+                auth_mechanism: Some(mechanism),
+                ..AMQPQueryString::default()
+            },
+        }
+    }
+}
+
+/// Why a message was not handed over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PublishError {
+    #[error("the broker is left alone for {} s after a failure", .0.as_secs())]
+    Resting(Duration),
+    #[error("the broker cannot be reached: {0}")]
+    Connect(String),
+    #[error("the broker has blocked publishing (out of memory or disk)")]
+    Blocked,
+    #[error("the broker returned the message: {reason}")]
+    Returned { reason: String },
+    #[error("the broker refused the message (negative confirm)")]
+    Nacked,
+    #[error("the connection ended before the confirm: {0}")]
+    Unknown(String),
+    #[error("the broker refuses: {reason}")]
+    Refused { reason: String, too_large: bool },
+    #[error("the message cannot be encoded: {0}")]
+    NotEncodable(&'static str),
+}
+
+/// A connection, and a handle to end it when the library would wait for ever.
+pub(crate) struct Live {
+    pub(crate) connection: Connection,
+    socket: Arc<StdMutex<Option<TcpStream>>>,
+    idle: StdMutex<Vec<Channel>>,
+}
+
+impl Live {
+    /// Ends the connection now, whatever it is waiting for.
+    pub(crate) fn cut(&self) {
+        if let Some(socket) = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It may be gone already.
+            drop(socket.shutdown(Shutdown::Both));
+        }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.connection.status().connected()
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.cut();
+    }
+}
+
+struct Rest {
+    until: Timestamp,
+    pause: Duration,
+}
+
+pub(crate) struct Broker {
+    name: String,
+    options: BrokerOptions,
+    clock: Arc<dyn Clock>,
+    live: Mutex<Option<Arc<Live>>>,
+    rest: StdMutex<Rest>,
+    slots: Semaphore,
+}
+
+impl Broker {
+    pub(crate) fn new(name: String, options: BrokerOptions, clock: Arc<dyn Clock>) -> Self {
+        let rest = StdMutex::new(Rest { until: Timestamp::MIN, pause: REST.0 });
+        Self { name, options, clock, live: Mutex::new(None), rest, slots: Semaphore::new(CHANNELS) }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn options(&self) -> &BrokerOptions {
+        &self.options
+    }
+
+    /// Publishes and waits for the confirm. If cancelled, the outcome is unknown.
+    pub(crate) async fn publish(
+        &self,
+        target: &Target,
+        publication: Publication,
+    ) -> Result<(), PublishError> {
+        let name = |text: &str| {
+            ShortString::try_new(text).map_err(|_| PublishError::NotEncodable("a name is too long"))
+        };
+        let (exchange, key) = (name(&target.exchange)?, name(&target.key)?);
+        let _slot = self.slots.acquire().await.map_err(|error| PublishError::Connect(error.to_string()))?;
+        let live = self.connected().await?;
+        if live.connection.status().blocked() {
+            return Err(PublishError::Blocked);
+        }
+        let id = publication.id.clone();
+        let exchanged = tokio::time::timeout(CONFIRM, exchange_one(&live, exchange, key, publication)).await;
+        match exchanged {
+            Ok(Ok((channel, confirmation))) => {
+                let result = judge(confirmation, &id);
+                live.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+                result
+            }
+            Ok(Err(error)) => Err(classify(&error)),
+            Err(_) => {
+                // A cancelled publish may still be sent later; only the end of the connection makes sure that it is not.
+                let blocked = live.connection.status().blocked();
+                live.cut();
+                if blocked {
+                    Err(PublishError::Blocked)
+                } else {
+                    Err(PublishError::Unknown("no confirm in time".to_owned()))
+                }
+            }
+        }
+    }
+
+    async fn connected(&self) -> Result<Arc<Live>, PublishError> {
+        let mut live = self.live.lock().await;
+        if let Some(live) = live.as_ref().filter(|live| live.is_usable()) {
+            return Ok(Arc::clone(live));
+        }
+        *live = None;
+        let now = self.clock.now();
+        let resting = {
+            let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+            Duration::try_from(rest.until.duration_since(now)).ok().filter(|left| !left.is_zero())
+        };
+        if let Some(left) = resting {
+            return Err(PublishError::Resting(left));
+        }
+        match connect(&self.options, &self.name).await {
+            Ok(fresh) => {
+                tracing::info!(broker = self.name, "Connected to the broker.");
+                self.rest.lock().unwrap_or_else(PoisonError::into_inner).pause = REST.0;
+                let fresh = Arc::new(fresh);
+                *live = Some(Arc::clone(&fresh));
+                Ok(fresh)
+            }
+            Err(detail) => {
+                let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+                rest.until = now.checked_add(rest.pause).unwrap_or(Timestamp::MAX);
+                rest.pause = (rest.pause * 2).min(REST.1);
+                Err(PublishError::Connect(detail))
+            }
+        }
+    }
+}
+
+/// Connects and logs in, bounded in time.
+pub(crate) async fn connect(options: &BrokerOptions, name: &str) -> Result<Live, String> {
+    let socket: Arc<StdMutex<Option<TcpStream>>> = Arc::default();
+    let keep = Arc::clone(&socket);
+    let tls = options.tls.clone();
+    let runtime = lapin::runtime::default_runtime().map_err(|error| error.to_string())?;
+    let properties = ConnectionProperties::default().with_connection_name(format!("amtsbote {name}").into());
+    let connecting = Connection::connector(
+        options.uri(),
+        runtime,
+        async move |uri: AMQPUri, runtime| {
+            let host = uri.authority.host.clone();
+            let addresses = runtime.to_socket_addrs((host.clone(), uri.authority.port));
+            let stream = AsyncTcpStream::connect(&runtime, addresses).await.map_err(std::io::Error::from)?;
+            if let AsyncTcpStream::Plain(plain) = &stream {
+                let copy = plain.get_ref().as_fd().try_clone_to_owned()?;
+                *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(TcpStream::from(copy));
+            }
+            match &tls {
+                None => Ok(stream),
+                Some(config) => Ok(stream
+                    .into_rustls(&lapin::tcp::RustlsConnector::from(Arc::clone(config)), &host)
+                    .await?),
+            }
+        },
+        properties,
+    );
+    match tokio::time::timeout(CONNECT, connecting).await {
+        Ok(Ok(connection)) => Ok(Live { connection, socket, idle: StdMutex::default() }),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => {
+            if let Some(socket) = socket.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                // Without this the library's thread would wait for the broker for ever.
+                drop(socket.shutdown(Shutdown::Both));
+            }
+            Err("no answer in time".to_owned())
+        }
+    }
+}
+
+async fn exchange_one(
+    live: &Live,
+    exchange: ShortString,
+    key: ShortString,
+    publication: Publication,
+) -> Result<(Channel, Confirmation), lapin::Error> {
+    let idle = live.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let channel = match idle.filter(|channel| channel.status().connected()) {
+        Some(channel) => channel,
+        None => {
+            let channel = live.connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            channel
+        }
+    };
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let confirm =
+        channel.basic_publish(exchange, key, options, &publication.body, publication.properties).await?;
+    let confirmation = confirm.await?;
+    Ok((channel, confirmation))
+}
+
+fn judge(confirmation: Confirmation, id: &str) -> Result<(), PublishError> {
+    match confirmation {
+        Confirmation::Ack(None) => Ok(()),
+        Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
+            debug_assert!(
+                returned.delivery.properties.message_id().as_ref().is_none_or(|one| one.as_str() == id)
+            );
+            let reason = format!("{} {}", returned.reply_code, returned.reply_text);
+            Err(PublishError::Returned { reason })
+        }
+        Confirmation::Nack(None) => Err(PublishError::Nacked),
+        Confirmation::NotRequested => Err(PublishError::Unknown("the channel does not confirm".to_owned())),
+    }
+}
+
+fn classify(error: &lapin::Error) -> PublishError {
+    let reason = error.to_string();
+    if error.is_amqp_soft_error() {
+        // The broker's own limit; it closes the channel with PRECONDITION_FAILED and says so in words only.
+        let too_large = reason.contains("larger than");
+        return PublishError::Refused { reason, too_large };
+    }
+    PublishError::Unknown(reason)
+}

@@ -1,0 +1,186 @@
+//! Metrics for Prometheus, prefix `amtsbote_`. Labels are closed enumerations.
+
+use std::time::{Duration, SystemTime};
+
+use amtsbote_core::delivery::FailureClass;
+use amtsbote_core::port::{IntakeOutcome, Observation, Observer, StoreStatus};
+use prometheus::{
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::health::Health;
+
+/// Buckets from half a millisecond to half a minute.
+const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0];
+
+/// All metrics of a gateway, in a registry of its own.
+pub struct Metrics {
+    registry: Registry,
+    submissions: IntCounterVec,
+    submission_seconds: Histogram,
+    attempts: IntCounterVec,
+    attempt_seconds: Histogram,
+    dead: IntCounter,
+    seal_failures: IntCounter,
+    schedule_lag: Gauge,
+    commit_seconds: Histogram,
+    commit_batch: Histogram,
+    journal_bytes: IntGauge,
+    index_lag: IntGauge,
+    quarantined: IntGauge,
+    certificate_expiry: GaugeVec,
+    health: std::sync::Arc<Health>,
+}
+
+impl Metrics {
+    /// Registers everything. `health` learns from the same observations.
+    ///
+    /// # Errors
+    /// When two metrics have the same name, which would be a bug.
+    pub fn new(health: std::sync::Arc<Health>) -> prometheus::Result<Self> {
+        let registry = Registry::new_custom(Some("amtsbote".to_owned()), None)?;
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let gauge = |name: &str, help: &str| {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let counter = |name: &str, help: &str| {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let schedule_lag =
+            Gauge::new("schedule_lag_seconds", "How late the most overdue timer was handled last.")?;
+        registry.register(Box::new(schedule_lag.clone()))?;
+        let certificate_expiry = GaugeVec::new(
+            Opts::new("certificate_expiry_seconds", "Seconds until a certificate of the gateway expires."),
+            &["role"],
+        )?;
+        registry.register(Box::new(certificate_expiry.clone()))?;
+        let build =
+            GaugeVec::new(Opts::new("build_info", "Version of the gateway; always 1."), &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        registry.register(Box::new(build))?;
+        Ok(Self {
+            submissions: counters(
+                "submissions_total",
+                "Submissions by channel of intake and outcome.",
+                &["channel", "outcome"],
+            )?,
+            submission_seconds: histogram(
+                "submission_seconds",
+                "Time from a complete body to its durable answer.",
+                &SECONDS,
+            )?,
+            attempts: counters(
+                "attempts_total",
+                "Attempts to hand over, by transport and outcome.",
+                &["transport", "outcome"],
+            )?,
+            attempt_seconds: histogram("attempt_seconds", "Time of an attempt to hand over.", &SECONDS)?,
+            dead: counter("dead_lettered_total", "Messages that were dead-lettered since the start.")?,
+            seal_failures: counter("seal_failures_total", "Documents that could not be signed at once.")?,
+            schedule_lag,
+            commit_seconds: histogram(
+                "store_commit_seconds",
+                "Time of a group commit, sync included.",
+                &SECONDS,
+            )?,
+            commit_batch: histogram("store_commit_batch_size", "Frames in a group commit.", &BATCH)?,
+            journal_bytes: gauge("journal_bytes", "Bytes of the journal.")?,
+            index_lag: gauge(
+                "index_lag_frames",
+                "Committed changes that the index on disk does not hold yet.",
+            )?,
+            quarantined: gauge("quarantined_records", "Damaged records found since the start.")?,
+            certificate_expiry,
+            health,
+            registry,
+        })
+    }
+
+    /// A group was committed by the store.
+    pub fn committed(&self, frames: usize, elapsed: Duration) {
+        self.commit_seconds.observe(elapsed.as_secs_f64());
+        self.commit_batch.observe(frames as f64);
+    }
+
+    /// Remembers when a certificate expires.
+    pub fn certificate(&self, role: &str, expires: SystemTime, now: SystemTime) {
+        let left = match expires.duration_since(now) {
+            Ok(left) => left.as_secs_f64(),
+            Err(ago) => -ago.duration().as_secs_f64(),
+        };
+        self.certificate_expiry.with_label_values(&[role]).set(left);
+    }
+
+    /// Renders everything in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// When a metric cannot be encoded, which would be a bug.
+    pub fn render(&self, store: &StoreStatus) -> prometheus::Result<Vec<u8>> {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.journal_bytes.set(number(store.journal_bytes));
+        self.index_lag.set(number(store.index_lag));
+        self.quarantined.set(number(store.quarantined));
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn intake(outcome: IntakeOutcome) -> &'static str {
+    match outcome {
+        IntakeOutcome::Accepted => "accepted",
+        IntakeOutcome::Duplicate => "duplicate",
+        IntakeOutcome::Conflict => "conflict",
+        IntakeOutcome::Refused => "refused",
+        IntakeOutcome::Failed => "failed",
+    }
+}
+
+fn attempt(failure: Option<FailureClass>) -> &'static str {
+    match failure {
+        None => "delivered",
+        Some(FailureClass::Transient) => "transient",
+        Some(FailureClass::Permanent) => "permanent",
+        Some(FailureClass::Destination) => "destination",
+        Some(FailureClass::Ours) => "ours",
+    }
+}
+
+impl Observer for Metrics {
+    fn record(&self, observation: Observation<'_>) {
+        match observation {
+            Observation::Intake { outcome, elapsed } => {
+                self.submissions.with_label_values(&["rest", intake(outcome)]).inc();
+                self.submission_seconds.observe(elapsed.as_secs_f64());
+            }
+            Observation::Attempt { channel, failure, elapsed, .. } => {
+                self.attempts.with_label_values(&[channel.as_str(), attempt(failure)]).inc();
+                self.attempt_seconds.observe(elapsed.as_secs_f64());
+            }
+            Observation::Dead { id, code } => {
+                tracing::error!(message.id = %id, code, "A message was dead-lettered; it waits for an operator.");
+                self.dead.inc();
+            }
+            Observation::SealFailed { .. } => self.seal_failures.inc(),
+            Observation::Scheduled { lag, at } => {
+                self.schedule_lag.set(lag.as_secs_f64());
+                self.health.scheduler_moved(at);
+            }
+        }
+    }
+}
