@@ -268,7 +268,7 @@ pub(crate) async fn connect(options: &BrokerOptions, name: &str) -> Result<Live,
         async move |uri: AMQPUri, runtime| {
             let host = uri.authority.host.clone();
             let addresses = runtime.to_socket_addrs((host.clone(), uri.authority.port));
-            let stream = AsyncTcpStream::connect(&runtime, addresses).await.map_err(std::io::Error::from)?;
+            let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
             if let AsyncTcpStream::Plain(plain) = &stream {
                 let copy = plain.get_ref().as_fd().try_clone_to_owned()?;
                 *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(TcpStream::from(copy));

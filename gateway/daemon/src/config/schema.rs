@@ -1,0 +1,478 @@
+//! Every key there is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use amtsbote_core::account::{Account, Credential, LocalChannel, Role};
+use amtsbote_core::delivery::RetryPolicy;
+use amtsbote_core::engine::{EngineOptions, Retention};
+use amtsbote_dvdv::EntryPath;
+use amtsbote_http::Limits;
+use amtsbote_rest::RestLimits;
+use amtsbote_telemetry::{LogFormat, LogOptions};
+use toml::Table;
+use url::Url;
+
+use super::reader::{ConfigIssue, Findings, Section};
+use super::{
+    AccountConfig, BrokerConfig, BrokerTls, Config, DirectoryConfig, KeyPair, LoginConfig, RoutingConfig,
+    TlsListener,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+const ADDRESS: &str = "write an address such as \"0.0.0.0:8443\"";
+
+/// Reads the file; also tells which keys exist.
+pub(super) fn read(text: &str, base: &Path) -> (Result<Config, Vec<ConfigIssue>>, BTreeSet<String>) {
+    let mut findings = Findings::default();
+    let table: Table = match text.parse() {
+        Ok(table) => table,
+        Err(error) => {
+            let issue = ConfigIssue {
+                key: "file".to_owned(),
+                problem: format!("is no TOML: {}", error.message()),
+                remedy: "compare it with the reference file".to_owned(),
+            };
+            return (Err(vec![issue]), BTreeSet::new());
+        }
+    };
+    let config = root(Section::root(table, base), &mut findings);
+    let result = match config {
+        Some(config) if findings.issues.is_empty() => Ok(config),
+        _ => Err(findings.issues),
+    };
+    (result, findings.asked)
+}
+
+fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
+    let store = store(root.section(findings, "store"), findings);
+    let exchange = listener(root.section(findings, "exchange"), findings, None);
+    let operator_section = root.section(findings, "operator");
+    let operator = if operator_section.is_empty() {
+        listener_keys(operator_section, findings);
+        None
+    } else {
+        listener(operator_section, findings, Some("127.0.0.1:9443"))
+    };
+    let telemetry = telemetry(root.section(findings, "telemetry"), findings);
+    let (limits, rest) = limits(root.section(findings, "limits"), findings);
+    let seal = key_pair(root.section(findings, "seal"), findings);
+    let directory = directory(root.section(findings, "directory"), findings);
+    let (routing, route_retry, route_max_wait) = routing(root.section(findings, "routing"), findings);
+    let retry = retry(root.section(findings, "retry"), findings);
+    let retention = retention(root.section(findings, "retention"), findings);
+    let engine_section = root.section(findings, "engine");
+    let recheck_after = directory.as_ref().map_or(600 * SECOND, |directory| directory.fresh);
+    let (engine, hold, drain) = engine(engine_section, findings);
+    let engine = EngineOptions { retry, retention, route_retry, route_max_wait, recheck_after, ..engine };
+    let inline_max = amqp(root.section(findings, "amqp"), findings);
+    let brokers = brokers(&mut root, findings);
+    let log = log(root.section(findings, "log"), findings);
+    let accounts = accounts(&mut root, findings, &brokers);
+    root.close(findings);
+    Some(Config {
+        store: store?,
+        exchange: exchange?,
+        operator,
+        telemetry,
+        limits,
+        rest,
+        seal: seal?,
+        directory: directory?,
+        routing: routing?,
+        engine,
+        hold,
+        drain,
+        brokers,
+        inline_max,
+        accounts,
+        log,
+    })
+}
+
+fn store(mut section: Section<'_>, findings: &mut Findings) -> Option<std::path::PathBuf> {
+    let path = section.path(findings, "path");
+    section.close(findings);
+    path
+}
+
+fn key_pair_of(section: &mut Section<'_>, findings: &mut Findings) -> Option<KeyPair> {
+    let (certificate, key) = (section.path(findings, "certificate"), section.path(findings, "key"));
+    Some(KeyPair { certificate: certificate?, key: key? })
+}
+
+fn key_pair(mut section: Section<'_>, findings: &mut Findings) -> Option<KeyPair> {
+    let pair = key_pair_of(&mut section, findings);
+    section.close(findings);
+    pair
+}
+
+/// Mentions the keys of an absent section, so that the reference file is complete.
+fn listener_keys(mut section: Section<'_>, findings: &mut Findings) {
+    for key in ["listen", "certificate", "key", "client_ca"] {
+        section.text(findings, key);
+    }
+}
+
+fn listener(mut section: Section<'_>, findings: &mut Findings, default: Option<&str>) -> Option<TlsListener> {
+    let listen = match default {
+        Some(default) if !section.has("listen") => default.parse().ok(),
+        _ => section.needed(findings, "listen", ADDRESS),
+    };
+    let identity = key_pair_of(&mut section, findings);
+    let client_authorities = section.paths(findings, "client_ca");
+    section.close(findings);
+    Some(TlsListener { listen: listen?, identity: identity?, client_authorities })
+}
+
+fn telemetry(mut section: Section<'_>, findings: &mut Findings) -> Option<std::net::SocketAddr> {
+    let listen = section.parsed(findings, "listen", ADDRESS);
+    section.close(findings);
+    listen
+}
+
+fn limits(mut section: Section<'_>, findings: &mut Findings) -> (Limits, RestLimits) {
+    let (limits, rest) = (Limits::default(), RestLimits::default());
+    let connections = section.number(findings, "connections", limits.connections as u64, 1..=1_000_000);
+    let metadata = section.number(findings, "metadata_bytes", rest.metadata as u64, 1024..=16 << 20);
+    let body = section.number(findings, "body_bytes", rest.body, 1024..=1 << 40);
+    let attachments = section.number(findings, "attachments", rest.attachments as u64, 0..=65_000);
+    let limits = Limits {
+        connections: usize::try_from(connections).unwrap_or(limits.connections),
+        handshake: section.duration(findings, "handshake", limits.handshake),
+        header: section.duration(findings, "header", limits.header),
+        drain: limits.drain,
+    };
+    let rest = RestLimits {
+        metadata: usize::try_from(metadata).unwrap_or(rest.metadata),
+        body,
+        attachments: usize::try_from(attachments).unwrap_or(rest.attachments),
+        stall: section.duration(findings, "stall", rest.stall),
+    };
+    section.close(findings);
+    (limits, rest)
+}
+
+fn directory(mut section: Section<'_>, findings: &mut Findings) -> Option<DirectoryConfig> {
+    let servers: Vec<Url> =
+        section.list(findings, "servers", "write base URLs such as \"https://dvdv.example/dvdv2-backend\"");
+    if servers.is_empty() {
+        section.issue(findings, "servers", "names no server", "name at least one base URL");
+    }
+    let entry_name = section.text(findings, "entry").unwrap_or_else(|| "standalone".to_owned());
+    let (certificate, key) =
+        (section.optional_path(findings, "certificate"), section.optional_path(findings, "key"));
+    let (audience, token) =
+        (section.text(findings, "audience"), section.optional_path(findings, "token_file"));
+    let entry = match (entry_name.as_str(), certificate, key, token) {
+        ("intern", ..) => Some(EntryPath::Intern),
+        ("standalone", Some(certificate), Some(key), _) => {
+            Some(EntryPath::Standalone { certificate, key, audience })
+        }
+        ("standalone", ..) => {
+            section.issue(
+                findings,
+                "certificate",
+                "is missing, or its key",
+                "name the registered client certificate and its key",
+            );
+            None
+        }
+        ("bundesmaster", _, _, Some(token)) => Some(EntryPath::Bundesmaster { token }),
+        ("bundesmaster", ..) => {
+            section.issue(findings, "token_file", "is missing", "name the file with the token");
+            None
+        }
+        _ => {
+            section.issue(
+                findings,
+                "entry",
+                "is unknown",
+                "write \"standalone\", \"intern\" or \"bundesmaster\"",
+            );
+            None
+        }
+    };
+    let authorities = section.paths(findings, "ca");
+    let attempt = section.duration(findings, "attempt", 5 * SECOND);
+    let total = section.duration(findings, "total", 15 * SECOND);
+    let retries = u32::try_from(section.number(findings, "retries", 2, 0..=20)).unwrap_or(2);
+    let fresh = section.duration(findings, "fresh", 600 * SECOND);
+    let negative = section.duration(findings, "negative", 300 * SECOND);
+    let grace = section.duration(findings, "grace", DAY);
+    if negative > fresh {
+        section.issue(
+            findings,
+            "negative",
+            "is longer than fresh",
+            "believe a miss at most as long as a hit",
+        );
+    }
+    section.close(findings);
+    Some(DirectoryConfig {
+        servers,
+        entry: entry?,
+        authorities,
+        attempt,
+        total,
+        retries,
+        fresh,
+        negative,
+        grace,
+    })
+}
+
+fn routing(mut section: Section<'_>, findings: &mut Findings) -> (Option<RoutingConfig>, Duration, Duration) {
+    let (areas, services) = (section.path(findings, "areas"), section.path(findings, "services"));
+    let authorities = section.path(findings, "authorities");
+    let retry = section.duration(findings, "retry", 30 * SECOND);
+    let max_wait = section.duration(findings, "max_wait", DAY);
+    section.close(findings);
+    let files = (|| Some(RoutingConfig { areas: areas?, services: services?, authorities: authorities? }))();
+    (files, retry, max_wait)
+}
+
+fn retry(mut section: Section<'_>, findings: &mut Findings) -> RetryPolicy {
+    let first = section.duration(findings, "first", 10 * SECOND);
+    let growth = section.float(findings, "growth", 2.0);
+    let longest = section.duration(findings, "longest", 3600 * SECOND);
+    let jitter = section.float(findings, "jitter", 0.5);
+    let attempts = u32::try_from(section.number(findings, "max_attempts", 200, 1..=100_000)).unwrap_or(200);
+    let age = section.duration(findings, "max_age", 7 * DAY);
+    let policy =
+        RetryPolicy::try_new(first, growth, longest, jitter, attempts, age).unwrap_or_else(|error| {
+            section.issue(
+                findings,
+                "first",
+                error.to_string(),
+                "make first, growth, longest and jitter fit together",
+            );
+            RetryPolicy::default()
+        });
+    section.close(findings);
+    policy
+}
+
+fn retention(mut section: Section<'_>, findings: &mut Findings) -> Retention {
+    let default = Retention::default();
+    let payload = section.duration(findings, "payload", default.payload);
+    let record = section.duration(findings, "record", default.record);
+    let interval = section.duration(findings, "interval", default.interval);
+    if record < payload {
+        section.issue(
+            findings,
+            "record",
+            "is shorter than payload",
+            "keep records at least as long as payloads",
+        );
+    }
+    if interval.is_zero() {
+        section.issue(findings, "interval", "is zero", "write at least \"1s\"");
+    }
+    section.close(findings);
+    Retention { payload, record, interval }
+}
+
+fn engine(mut section: Section<'_>, findings: &mut Findings) -> (EngineOptions, bool, Duration) {
+    let default = EngineOptions::default();
+    let mut size = |section: &mut Section<'_>, key: &str, default: usize| {
+        usize::try_from(section.number(findings, key, default as u64, 1..=10_000)).unwrap_or(default)
+    };
+    let prepare_concurrency = size(&mut section, "prepare_concurrency", default.prepare_concurrency);
+    let attempt_concurrency = size(&mut section, "attempt_concurrency", default.attempt_concurrency);
+    let destination_concurrency =
+        size(&mut section, "destination_concurrency", default.destination_concurrency);
+    let attempt_lease = section.duration(findings, "attempt_lease", default.attempt_lease);
+    let hold = section.flag(findings, "hold", false);
+    let drain = section.duration(findings, "drain", 20 * SECOND);
+    section.close(findings);
+    let options = EngineOptions {
+        prepare_concurrency,
+        attempt_concurrency,
+        destination_concurrency,
+        attempt_lease,
+        ..default
+    };
+    (options, hold, drain)
+}
+
+fn amqp(mut section: Section<'_>, findings: &mut Findings) -> u64 {
+    let inline = section.number(findings, "inline_max_bytes", 1 << 20, 0..=amtsbote_amqp::INLINE_LIMIT);
+    section.close(findings);
+    inline
+}
+
+fn brokers(root: &mut Section<'_>, findings: &mut Findings) -> BTreeMap<String, BrokerConfig> {
+    let named = root.named(findings, "brokers");
+    named.into_iter().filter_map(|(name, section)| Some((name, broker(section, findings)?))).collect()
+}
+
+fn broker(mut section: Section<'_>, findings: &mut Findings) -> Option<BrokerConfig> {
+    let url: Option<Url> =
+        section.needed(findings, "url", "write a URL such as \"amqps://broker.example:5671/%2f\"");
+    let authority = section.optional_path(findings, "ca");
+    let (certificate, key) =
+        (section.optional_path(findings, "certificate"), section.optional_path(findings, "key"));
+    let (username, password) =
+        (section.text(findings, "username"), section.optional_path(findings, "password_file"));
+    let url = url?;
+    let secure = url.scheme() == "amqps";
+    if !matches!(url.scheme(), "amqp" | "amqps") || url.host_str().is_none() {
+        section.issue(findings, "url", "is no AMQP address", "write amqp://host:port/vhost or amqps://…");
+    }
+    if url.password().is_some() {
+        section.issue(findings, "url", "holds a password", "use username and password_file");
+    }
+    let identity = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(KeyPair { certificate, key }),
+        (None, None) => None,
+        _ => {
+            section.issue(
+                findings,
+                "certificate",
+                "needs its key, and the other way round",
+                "set both or none",
+            );
+            None
+        }
+    };
+    let tls = match (secure, authority) {
+        (true, Some(authority)) => Some(BrokerTls { authority, identity: identity.clone() }),
+        (true, None) => {
+            section.issue(findings, "ca", "is missing", "name the authority of the broker's certificate");
+            None
+        }
+        (false, _) => None,
+    };
+    let login = match (username, password, &identity) {
+        (Some(username), Some(password_file), _) => Some(LoginConfig::Password { username, password_file }),
+        (None, None, Some(_)) if secure => Some(LoginConfig::Certificate),
+        _ => {
+            section.issue(
+                findings,
+                "username",
+                "is missing, or password_file",
+                "set both, or a client certificate",
+            );
+            None
+        }
+    };
+    section.close(findings);
+    let vhost = url.path().strip_prefix('/').filter(|path| !path.is_empty()).unwrap_or("%2f");
+    Some(BrokerConfig {
+        host: url.host_str().unwrap_or_default().to_owned(),
+        port: url.port().unwrap_or(if secure { 5671 } else { 5672 }),
+        vhost: percent_encoding::percent_decode_str(vhost).decode_utf8_lossy().into_owned(),
+        tls,
+        login: login?,
+    })
+}
+
+fn log(mut section: Section<'_>, findings: &mut Findings) -> LogOptions {
+    let level = section.text(findings, "level").unwrap_or_else(|| "info".to_owned());
+    let format = match section.text(findings, "format").as_deref() {
+        None | Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some(_) => {
+            section.issue(findings, "format", "is unknown", "write \"text\" or \"json\"");
+            LogFormat::Text
+        }
+    };
+    section.close(findings);
+    LogOptions { level, format }
+}
+
+fn accounts(
+    root: &mut Section<'_>,
+    findings: &mut Findings,
+    brokers: &BTreeMap<String, BrokerConfig>,
+) -> Vec<AccountConfig> {
+    let sections = root.sections(findings, "accounts");
+    sections.into_iter().filter_map(|section| account(section, findings, brokers)).collect()
+}
+
+fn account(
+    mut section: Section<'_>,
+    findings: &mut Findings,
+    brokers: &BTreeMap<String, BrokerConfig>,
+) -> Option<AccountConfig> {
+    let name = section.needed(findings, "name", "use 1 to 64 of a-z, 0-9, - and _");
+    let mut roles = BTreeSet::new();
+    for text in section.texts(findings, "roles") {
+        match text.as_str() {
+            "author" => roles.insert(Role::Author),
+            "reader" => roles.insert(Role::Reader),
+            "viewer" => roles.insert(Role::Viewer),
+            "operator" => roles.insert(Role::Operator),
+            "administrator" => roles.insert(Role::Administrator),
+            _ => {
+                section.issue(
+                    findings,
+                    "roles",
+                    "names an unknown role",
+                    "use author, reader, viewer, operator, administrator",
+                );
+                false
+            }
+        };
+    }
+    let key = "write keys such as \"ags:07315000\"";
+    let (parties, serves) = (section.list(findings, "parties", key), section.list(findings, "serves", key));
+    if roles.contains(&Role::Author) && parties.is_empty() {
+        section.issue(findings, "parties", "is empty", "an author needs at least one party");
+    }
+    if !serves.is_empty() && !roles.contains(&Role::Reader) {
+        section.issue(findings, "serves", "needs the role reader", "add \"reader\" to roles");
+    }
+    let channel = match section.text(findings, "channel").as_deref() {
+        None | Some("mailbox") => LocalChannel::Mailbox,
+        Some(address) if address.starts_with("amqp://") => {
+            let known = address["amqp://".len()..]
+                .split(['?', '/'])
+                .next()
+                .is_some_and(|name| brokers.contains_key(name));
+            if !known {
+                section.issue(
+                    findings,
+                    "channel",
+                    "names no configured broker",
+                    "add [brokers.NAME] and write amqp://NAME?queue=…",
+                );
+            }
+            LocalChannel::Amqp(address.into())
+        }
+        Some(_) => {
+            section.issue(
+                findings,
+                "channel",
+                "is unknown",
+                "write \"mailbox\" or \"amqp://BROKER?queue=QUEUE\"",
+            );
+            LocalChannel::Mailbox
+        }
+    };
+    let certificates = section.paths(findings, "certificates");
+    let mut credentials = Vec::new();
+    for text in section.texts(findings, "fingerprints") {
+        let digits: String = text.chars().filter(|c| *c != ':').collect();
+        let mut fingerprint = [0; 32];
+        match hex::decode_to_slice(digits.to_lowercase(), &mut fingerprint) {
+            Ok(()) => credentials.push(Credential::Pinned(fingerprint)),
+            Err(_) => {
+                section.issue(findings, "fingerprints", "holds no SHA-256 fingerprint", "write 64 hex digits")
+            }
+        }
+    }
+    credentials
+        .extend(section.texts(findings, "subjects").into_iter().map(|text| Credential::Subject(text.into())));
+    if certificates.is_empty() && credentials.is_empty() {
+        section.issue(findings, "certificates", "is empty", "name certificates, fingerprints or subjects");
+    }
+    section.close(findings);
+    Some(AccountConfig {
+        account: Account { name: name?, roles, parties, serves, channel, credentials },
+        certificates,
+    })
+}

@@ -1,0 +1,237 @@
+//! Files of the laboratory: certificates, configuration, `lab.json`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use amtsbote_certs::{Folder, KeyKind, Purpose};
+use amtsbote_core::port::Clock as _;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::plan::{AREAS, Plan};
+use super::{DemoError, write_error};
+use crate::config::Config;
+use crate::{Gateway, StartError, SystemClock};
+
+/// Party of the portals.
+const PORTALS: [(&str, &str); 2] = [("portal-a", "ags:07315000"), ("portal-b", "ags:02000000")];
+
+/// Writes a file so that readers see all of it or nothing.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn write_atomically(path: &Path, content: &str) -> std::io::Result<()> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Makes the folder; an earlier laboratory in it is removed, anything else is left alone.
+pub(super) fn prepare_folder(dir: &Path) -> Result<PathBuf, DemoError> {
+    std::fs::create_dir_all(dir).map_err(write_error(dir))?;
+    let marker = dir.join("laboratory");
+    let empty = std::fs::read_dir(dir).map_err(write_error(dir))?.next().is_none();
+    if !empty && !marker.exists() {
+        return Err(DemoError::Foreign(dir.to_owned()));
+    }
+    for name in ["pki", "store"] {
+        let path = dir.join(name);
+        if path.exists() {
+            std::fs::remove_dir_all(&path).map_err(write_error(&path))?;
+        }
+    }
+    let lab = dir.join("lab.json");
+    if lab.exists() {
+        std::fs::remove_file(&lab).map_err(write_error(&lab))?;
+    }
+    let text =
+        "Folder of `amtsbote demo`. Everything in it may be deleted and is made anew by the next run.\n";
+    std::fs::write(&marker, text).map_err(write_error(&marker))?;
+    dir.canonicalize().map_err(write_error(dir))
+}
+
+/// What later steps need of the certificates.
+pub(super) struct Pki {
+    /// Certificate registered with the directory, DER.
+    pub(super) dvdv_client: Vec<u8>,
+}
+
+pub(super) fn make_certificates(dir: &Path, plan: &Plan) -> Result<Pki, DemoError> {
+    let folder = Folder::create(&dir.join("pki"), SystemClock.now().into())?;
+    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    folder.add("server", &Purpose::Server(names), KeyKind::P256)?;
+    folder.add("seal", &Purpose::Seal, KeyKind::P256)?;
+    folder.add("operator", &Purpose::Client, KeyKind::P256)?;
+    for (name, _) in PORTALS {
+        folder.add(name, &Purpose::Client, KeyKind::P256)?;
+    }
+    for department in &plan.departments {
+        folder.add(&department.account, &Purpose::Client, KeyKind::P256)?;
+    }
+    // The published interface of DVDV knows RS256 only.
+    let dvdv_client = folder.add("dvdv-client", &Purpose::Client, KeyKind::Rsa3072)?.der;
+    Ok(Pki { dvdv_client })
+}
+
+/// Writes tables and configuration, and reads the configuration back as `serve` would.
+pub(super) fn write_configuration(
+    dir: &Path,
+    plan: &Plan,
+    directory: &Url,
+    rabbitmq: Option<&Url>,
+) -> Result<Config, DemoError> {
+    let write = |name: &str, content: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, content).map_err(write_error(&path))
+    };
+    write("areas.csv", AREAS)?;
+    write("services.csv", dvdv_mock::example::SERVICES)?;
+    write("authorities.csv", dvdv_mock::example::AUTHORITIES)?;
+    let mut text = format!(
+        "# Configuration of the laboratory; `amtsbote serve --config` runs it without the simulators.\n\
+         [store]\npath = \"store\"\n\n\
+         [exchange]\nlisten = \"127.0.0.1:0\"\ncertificate = \"pki/server.pem\"\nkey = \"pki/server.key\"\nclient_ca = [\"pki/ca.pem\"]\n\n\
+         [operator]\nlisten = \"127.0.0.1:0\"\ncertificate = \"pki/server.pem\"\nkey = \"pki/server.key\"\nclient_ca = [\"pki/ca.pem\"]\n\n\
+         [telemetry]\nlisten = \"127.0.0.1:0\"\n\n\
+         [seal]\ncertificate = \"pki/seal.pem\"\nkey = \"pki/seal.key\"\n\n\
+         [directory]\nservers = [\"{directory}\"]\ncertificate = \"pki/dvdv-client.pem\"\nkey = \"pki/dvdv-client.key\"\n\n\
+         [routing]\nareas = \"areas.csv\"\nservices = \"services.csv\"\nauthorities = \"authorities.csv\"\nretry = \"5s\"\n\n\
+         [log]\nlevel = \"warn\"\n"
+    );
+    if let Some(url) = rabbitmq {
+        let mut plain = url.clone();
+        // Credentials go into a file; failing to strip them from this URL only repeats them.
+        let stripped = plain.set_username("").and_then(|()| plain.set_password(None));
+        if stripped.is_err() {
+            plain = url.clone();
+        }
+        let (user, password) = login(url);
+        write("broker.password", &password)?;
+        text.push_str(&format!(
+            "\n[brokers.demo]\nurl = \"{plain}\"\nusername = \"{user}\"\npassword_file = \"broker.password\"\n"
+        ));
+    }
+    for (name, party) in PORTALS {
+        text.push_str(&format!(
+            "\n[[accounts]]\nname = \"{name}\"\nroles = [\"author\"]\nparties = [\"{party}\"]\ncertificates = [\"pki/{name}.pem\"]\n"
+        ));
+    }
+    for department in &plan.departments {
+        let serves: Vec<String> = department.serves.iter().map(|key| format!("\"{key}\"")).collect();
+        let channel = department
+            .queue
+            .as_ref()
+            .map_or("mailbox".to_owned(), |queue| format!("amqp://demo?queue={queue}"));
+        text.push_str(&format!(
+            "\n[[accounts]]\nname = \"{name}\"\nroles = [\"reader\"]\nparties = [\"{party}\"]\nserves = [{serves}]\n\
+             channel = \"{channel}\"\ncertificates = [\"pki/{name}.pem\"]\n",
+            name = department.account,
+            party = department.party,
+            serves = serves.join(", "),
+        ));
+    }
+    text.push_str("\n[[accounts]]\nname = \"operator\"\nroles = [\"operator\"]\ncertificates = [\"pki/operator.pem\"]\n");
+    write("amtsbote.toml", &text)?;
+    Config::load(&dir.join("amtsbote.toml")).map_err(|issues| {
+        let detail = issues.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        DemoError::Start(StartError::Configuration { what: "demo configuration".to_owned(), detail })
+    })
+}
+
+/// User and password of a broker URL; guest if there are none.
+pub(super) fn login(url: &Url) -> (String, String) {
+    let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let user = if url.username().is_empty() { "guest".to_owned() } else { decode(url.username()) };
+    (user, url.password().map_or_else(|| "guest".to_owned(), decode))
+}
+
+/// The description of the laboratory.
+pub(super) fn describe(
+    dir: &Path,
+    plan: &Plan,
+    gateway: &Gateway,
+    directory: &Url,
+    rabbitmq: Option<&Url>,
+) -> String {
+    debug_assert!(dir.is_absolute());
+    let account = |name: &str, roles: &[&str], parties: Vec<String>| {
+        json!({
+            "name": name, "roles": roles, "party": parties.first(), "parties": parties,
+            "key": format!("pki/{name}.key"), "certificate": format!("pki/{name}.pem"),
+        })
+    };
+    let mut accounts: Vec<Value> =
+        PORTALS.iter().map(|(name, party)| account(name, &["author"], vec![(*party).to_owned()])).collect();
+    for department in &plan.departments {
+        let parties = std::iter::once(department.party.clone())
+            .chain(department.serves.iter().map(ToString::to_string));
+        accounts.push(account(&department.account, &["reader"], parties.collect()));
+    }
+    accounts.push(account("operator", &["operator"], Vec::new()));
+    let channel = |name: &str| {
+        let queued = plan.departments.iter().any(|one| one.account == name && one.queue.is_some());
+        if queued { "amqp" } else { "mailbox" }
+    };
+    let routes: Vec<Value> = plan
+        .routes
+        .iter()
+        .map(|route| {
+            json!({
+                "service": format!("ozg:{}", route.service), "area": format!("ars:{}", route.ars),
+                "organization": route.organization, "account": route.account, "channel": channel(&route.account),
+            })
+        })
+        .collect();
+    let address = |address: Option<std::net::SocketAddr>, scheme: &str| {
+        address.map(|address| format!("{scheme}://{address}"))
+    };
+    let mut lab = json!({
+        "pid": std::process::id(),
+        "exchange": format!("https://{}", gateway.exchange),
+        "operator": address(gateway.operator, "https"),
+        "telemetry": address(gateway.telemetry, "http"),
+        "ca": "pki/ca.pem", "sealCa": "pki/seal-ca.pem",
+        "dvdv": {
+            "baseUrl": directory.as_str(), "entryPath": "extern/standaloneauth/directory",
+            "key": "pki/dvdv-client.key", "certificate": "pki/dvdv-client.pem",
+        },
+        "accounts": accounts, "routes": routes,
+    });
+    if let Some(url) = rabbitmq {
+        let queues: Vec<&String> = plan.departments.iter().filter_map(|one| one.queue.as_ref()).collect();
+        lab["amqp"] = json!({ "url": url.as_str(), "queues": queues });
+    }
+    format!("{lab:#}\n")
+}
+
+/// Prints lines that work when pasted.
+pub(super) fn print_how_to(dir: &Path, plan: &Plan, gateway: &Gateway) {
+    let Some(route) = plan.routes.iter().find(|route| {
+        plan.departments
+            .iter()
+            .any(|department| department.account == route.account && department.queue.is_none())
+    }) else {
+        return;
+    };
+    let (base, department) = (format!("https://{}", gateway.exchange), &route.account);
+    let telemetry =
+        gateway.telemetry.map(|address| format!("curl http://{address}/health/ready\n")).unwrap_or_default();
+    println!(
+        "\nThe laboratory keeps running; Ctrl-C ends it. It is described in lab.json. Try, in another terminal:\n\n\
+         cd {dir}\n\
+         echo '<antrag/>' > antrag.xml\n\
+         curl --cacert pki/ca.pem --cert pki/portal-a.pem --key pki/portal-a.key '{base}/v1/routes?service=ozg:{service}&area=ars:{ars}'\n\
+         curl --cacert pki/ca.pem --cert pki/portal-a.pem --key pki/portal-a.key -H 'Idempotency-Key: mine-1' \\\n\
+         \x20 -F 'metadata={{\"service\":{{\"ozg\":\"{service}\"}},\"area\":{{\"ars\":\"{ars}\"}},\"subject\":\"Antrag\"}};type=application/json' \\\n\
+         \x20 -F 'document=@antrag.xml;type=application/xml' {base}/v1/submissions\n\
+         curl --cacert pki/ca.pem --cert pki/{department}.pem --key pki/{department}.key -H 'Content-Type: application/json' \\\n\
+         \x20 -d '{{\"max\":1,\"seconds\":300,\"wait\":10}}' {base}/v1/mailbox/leases\n\
+         {telemetry}",
+        dir = dir.display(),
+        service = route.service,
+        ars = route.ars,
+    );
+}

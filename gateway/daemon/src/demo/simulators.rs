@@ -1,0 +1,317 @@
+//! Portals and departments as clients of the gateway's interface.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use amtsbote_amqp::{BrokerOptions, Login, QueueReader, Secret};
+use amtsbote_core::message::Sha256Digest;
+use amtsbote_http::{Client, ClientOptions, Reach, Reply};
+use amtsbote_tls::Identity;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use url::Url;
+
+use super::DemoError;
+use super::documents;
+use super::lab::login;
+use super::plan::{Application, Plan};
+use crate::Gateway;
+
+const BOUNDARY: &str = "amtsbote-demo-boundary-7d1f";
+const PORTALS: [&str; 2] = ["portal-a", "portal-b"];
+
+/// What was achieved.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Progress {
+    pub(super) submitted: usize,
+    pub(super) delivered: usize,
+    pub(super) acknowledged: usize,
+    /// Account and id of the first submission.
+    pub(super) first: Option<(String, String)>,
+}
+
+/// The laboratory as its clients see it.
+pub(super) struct World {
+    base: Url,
+    pki: PathBuf,
+    clients: BTreeMap<String, Client>,
+    expected: Mutex<BTreeMap<String, Vec<String>>>,
+    first: std::sync::OnceLock<(String, String)>,
+    submitted: AtomicUsize,
+    delivered: AtomicUsize,
+    acknowledged: AtomicUsize,
+    total: usize,
+}
+
+/// Queues of departments that do not poll.
+pub(super) struct Queues(Vec<(String, QueueReader)>);
+
+impl Queues {
+    pub(super) async fn open(plan: &Plan, rabbitmq: Option<&Url>) -> Result<Self, DemoError> {
+        let Some(url) = rabbitmq else { return Ok(Self(Vec::new())) };
+        let (username, password) = login(url);
+        let vhost = url.path().strip_prefix('/').filter(|path| !path.is_empty()).unwrap_or("%2f");
+        let vhost = percent_encoding::percent_decode_str(vhost).decode_utf8_lossy();
+        let mut options =
+            BrokerOptions::plain(url.host_str().unwrap_or("127.0.0.1"), url.port().unwrap_or(5672), &vhost);
+        options.login = Login::Password { username, password: Secret::new(password) };
+        let mut readers = Vec::new();
+        for department in &plan.departments {
+            if let Some(queue) = &department.queue {
+                let reader = QueueReader::open(&options, queue).await;
+                readers.push((
+                    department.account.clone(),
+                    reader.map_err(|what| problem(&department.account, what))?,
+                ));
+            }
+        }
+        Ok(Self(readers))
+    }
+}
+
+fn problem(who: &str, what: impl Into<String>) -> DemoError {
+    DemoError::Simulator { who: who.to_owned(), what: what.into() }
+}
+
+impl World {
+    pub(super) fn new(dir: &Path, gateway: &Gateway, plan: &Plan) -> Result<Self, DemoError> {
+        let base: Result<Url, _> = format!("https://{}", gateway.exchange).parse();
+        let mut world = Self {
+            base: base.map_err(|error| problem("gateway", error.to_string()))?,
+            pki: dir.join("pki"),
+            clients: BTreeMap::new(),
+            expected: Mutex::default(),
+            first: std::sync::OnceLock::new(),
+            submitted: AtomicUsize::new(0),
+            delivered: AtomicUsize::new(0),
+            acknowledged: AtomicUsize::new(0),
+            total: plan.routes.len(),
+        };
+        let accounts = PORTALS.iter().copied().chain(plan.departments.iter().map(|one| one.account.as_str()));
+        for account in accounts {
+            let client = world.client(account)?;
+            world.clients.insert(account.to_owned(), client);
+        }
+        Ok(world)
+    }
+
+    fn client(&self, account: &str) -> Result<Client, DemoError> {
+        let failed = |error: &dyn std::error::Error| problem(account, error.to_string());
+        let file = |name: String| self.pki.join(name);
+        let identity = Identity::load(&file(format!("{account}.pem")), &file(format!("{account}.key")));
+        let authorities =
+            amtsbote_tls::load_certificates(&file("ca.pem".to_owned())).map_err(|error| failed(&error))?;
+        let tls = amtsbote_tls::client_config(authorities, Some(identity.map_err(|error| failed(&error))?));
+        let options = ClientOptions {
+            reach: Reach::Anywhere,
+            connect: Duration::from_secs(5),
+            total: Duration::from_secs(90),
+            body: 8 << 20,
+        };
+        Client::new(tls.map_err(|error| failed(&error))?, options).map_err(|error| failed(&error))
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        let read = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
+        Progress {
+            submitted: read(&self.submitted),
+            delivered: read(&self.delivered),
+            acknowledged: read(&self.acknowledged),
+            first: self.first.get().cloned(),
+        }
+    }
+
+    async fn call(
+        &self,
+        account: &str,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Reply, DemoError> {
+        let client = self.clients.get(account).ok_or_else(|| problem(account, "has no client"))?;
+        let url = self.base.join(path).map_err(|error| problem(account, error.to_string()))?;
+        let reply = client.exchange(method, url, headers, body).await;
+        let reply = reply.map_err(|error| problem(account, error.to_string()))?;
+        if !reply.status.is_success() {
+            let answer = String::from_utf8_lossy(&reply.body).into_owned();
+            return Err(problem(account, format!("{path} answered {}: {answer}", reply.status)));
+        }
+        Ok(reply)
+    }
+
+    async fn json(
+        &self,
+        account: &str,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, DemoError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let reply = self.call(account, method, path, headers, body).await?;
+        serde_json::from_slice(&reply.body).map_err(|error| problem(account, error.to_string()))
+    }
+
+    async fn submit(&self, number: usize, application: &Application) -> Result<(), DemoError> {
+        let portal = PORTALS[number % PORTALS.len()];
+        let document = documents::xml(application, number + 1);
+        let digest = Sha256Digest::of(&document).to_string();
+        self.expected.lock().await.entry(application.account.clone()).or_default().push(digest);
+        let metadata = json!({
+            "service": { "ozg": application.service }, "area": { "ars": application.ars },
+            "subject": format!("Antrag {}", application.title).chars().take(200).collect::<String>(),
+            "caseId": format!("DEMO-{:05}", number + 1),
+        });
+        let parts = [
+            ("metadata", None, "application/json", metadata.to_string().into_bytes()),
+            ("document", Some("antrag.xml"), "application/xml", document),
+            ("attachment", Some("anlage.pdf"), "application/pdf", documents::pdf(application)),
+        ];
+        let mut headers = HeaderMap::new();
+        let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
+        let value =
+            |text: &str| HeaderValue::from_str(text).map_err(|error| problem(portal, error.to_string()));
+        headers.insert(header::CONTENT_TYPE, value(&content_type)?);
+        headers.insert("idempotency-key", value(&format!("demo-{number}"))?);
+        let reply = self.call(portal, Method::POST, "/v1/submissions", headers, multipart(&parts)).await?;
+        let answer: Value =
+            serde_json::from_slice(&reply.body).map_err(|error| problem(portal, error.to_string()))?;
+        let id = answer["id"].as_str().unwrap_or_default().to_owned();
+        if reply.status != StatusCode::ACCEPTED || id.is_empty() {
+            return Err(problem(portal, format!("unexpected answer {}: {answer}", reply.status)));
+        }
+        if number == 0 {
+            // Only the first submission sets it.
+            drop(self.first.set((portal.to_owned(), id)));
+        }
+        let count = self.submitted.fetch_add(1, Ordering::SeqCst) + 1;
+        println!(
+            "  {count:2}/{} ozg:{} -> {} ({})",
+            self.total, application.service, application.organization, application.place
+        );
+        Ok(())
+    }
+
+    /// Checks a document against what the portals sent to this department.
+    async fn arrived(&self, account: &str, document: &[u8]) -> Result<(), DemoError> {
+        let digest = Sha256Digest::of(document).to_string();
+        let mut expected = self.expected.lock().await;
+        let open = expected.get_mut(account);
+        let place = open.as_ref().and_then(|open| open.iter().position(|one| *one == digest));
+        match (open, place) {
+            (Some(open), Some(place)) => {
+                open.swap_remove(place);
+                self.delivered.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }
+            _ => Err(problem(account, "received a document nobody sent")),
+        }
+    }
+
+    /// Polls a mailbox until everything expected has been acknowledged.
+    async fn poll(&self, account: &str, count: usize) -> Result<(), DemoError> {
+        let mut done = 0;
+        while done < count {
+            let request = json!({ "max": 10, "seconds": 60, "wait": 20 });
+            let lease = self.json(account, Method::POST, "/v1/mailbox/leases", Some(request)).await?;
+            let token = HeaderValue::from_str(lease["lease"].as_str().unwrap_or_default());
+            let token = token.map_err(|error| problem(account, error.to_string()))?;
+            for message in lease["messages"].as_array().into_iter().flatten() {
+                let document = message["document"]["href"].as_str().unwrap_or_default();
+                let document =
+                    self.call(account, Method::GET, document, HeaderMap::new(), Bytes::new()).await?;
+                self.arrived(account, &document.body).await?;
+                let id = message["id"].as_str().unwrap_or_default();
+                let path = format!("/v1/mailbox/messages/{id}/acknowledge");
+                let headers =
+                    HeaderMap::from_iter([(http::HeaderName::from_static("amtsbote-lease"), token.clone())]);
+                self.call(account, Method::POST, &path, headers, Bytes::new()).await?;
+                self.acknowledged.fetch_add(1, Ordering::SeqCst);
+                done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a queue until everything expected has arrived; the queue's acknowledgement is the department's.
+    async fn consume(&self, account: &str, mut reader: QueueReader, count: usize) -> Result<(), DemoError> {
+        for _ in 0..count {
+            let received = reader.next().await.map_err(|what| problem(account, what))?;
+            self.arrived(account, &received.body).await?;
+            self.acknowledged.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn show_process_card(&self, (account, id): &(String, String)) -> Result<(), DemoError> {
+        let card = self.json(account, Method::GET, &format!("/v1/submissions/{id}/events"), None).await?;
+        println!("\nProcessCard of {id}");
+        for event in card["events"].as_array().into_iter().flatten() {
+            let (at, name) =
+                (event["at"].as_str().unwrap_or_default(), event["event"].as_str().unwrap_or_default());
+            let detail = match name {
+                "received" => format!("from {}", event["account"].as_str().unwrap_or_default()),
+                "routed" => format!(
+                    "to {} over {}",
+                    event["route"]["organization"]["name"].as_str().unwrap_or_default(),
+                    event["route"]["destination"]["channel"].as_str().unwrap_or_default()
+                ),
+                "sealed" => event["algorithm"].as_str().unwrap_or_default().to_owned(),
+                "leased" => format!(
+                    "by {}, attempt {}",
+                    event["account"].as_str().unwrap_or_default(),
+                    event["attempt"].as_u64().unwrap_or_default()
+                ),
+                "acknowledged" => format!("by {}", event["account"].as_str().unwrap_or_default()),
+                _ => String::new(),
+            };
+            println!("  {at}  {name:<13} {detail}");
+        }
+        println!();
+        Ok(())
+    }
+}
+
+fn multipart(parts: &[(&str, Option<&str>, &str, Vec<u8>)]) -> Bytes {
+    let mut body = Vec::new();
+    for (name, file, media_type, content) in parts {
+        let file = file.map(|file| format!("; filename=\"{file}\"")).unwrap_or_default();
+        let head = format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\nContent-Type: {media_type}\r\n\r\n"
+        );
+        body.extend_from_slice(head.as_bytes());
+        body.extend_from_slice(content);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
+    body.into()
+}
+
+/// Lets everybody work at the same time; returns when everything was acknowledged.
+pub(super) async fn play(world: &Arc<World>, plan: &Plan, queues: Queues) -> Result<Progress, DemoError> {
+    let mut tasks = tokio::task::JoinSet::new();
+    let count = |account: &str| plan.routes.iter().filter(|route| route.account == account).count();
+    for department in plan.departments.iter().filter(|department| department.queue.is_none()) {
+        let (world, account, count) =
+            (Arc::clone(world), department.account.clone(), count(&department.account));
+        tasks.spawn(async move { world.poll(&account, count).await });
+    }
+    for (account, reader) in queues.0 {
+        let (world, count) = (Arc::clone(world), count(&account));
+        tasks.spawn(async move { world.consume(&account, reader, count).await });
+    }
+    for (number, application) in plan.routes.iter().enumerate() {
+        world.submit(number, application).await?;
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.map_err(|error| problem("simulator", error.to_string()))??;
+    }
+    Ok(world.progress())
+}

@@ -1,0 +1,10 @@
+//! The gateway as a process: configuration, wiring, commands. The only place that names concrete adapters.
+
+mod admin;
+pub mod config;
+pub mod demo;
+mod system;
+mod wire;
+
+pub use system::SystemClock;
+pub use wire::{Gateway, StartError, check_files};

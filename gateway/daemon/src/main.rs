@@ -1,0 +1,250 @@
+//! The `amtsbote` binary.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use amtsbote::config::{Config, ConfigIssue, REFERENCE};
+use amtsbote::demo::{self, DemoOptions};
+use amtsbote::{Gateway, StartError, SystemClock};
+use amtsbote_certs::{Folder, KeyKind, Purpose};
+use amtsbote_core::port::Clock as _;
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit codes: 0 done, 64 bad usage or configuration, 70 internal, 75 a dependency is missing or busy.
+const USAGE: u8 = 64;
+const INTERNAL: u8 = 70;
+const UNAVAILABLE: u8 = 75;
+
+/// Message routing gateway for German e-government.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 64 bad usage or configuration, 70 internal error, 75 a dependency is missing or busy."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway. SIGHUP re-reads accounts, certificates, routing tables and engine.hold; SIGTERM ends it
+    Serve {
+        /// Configuration (TOML)
+        #[arg(long)]
+        config: PathBuf,
+        /// Write the bound addresses as JSON to this file once everything is ready
+        #[arg(long)]
+        ready_file: Option<PathBuf>,
+    },
+    /// Check a configuration file and everything it names
+    CheckConfig {
+        /// Configuration (TOML)
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Print the commented reference configuration
+    Reference,
+    /// Print the OpenAPI document of the REST interface
+    Openapi,
+    /// Run a laboratory: directory, gateway, portals and departments on this machine
+    Demo {
+        /// Folder of the laboratory; emptied first if it holds an earlier one
+        #[arg(long, default_value = "amtsbote-demo")]
+        dir: PathBuf,
+        /// End after the summary
+        #[arg(long)]
+        once: bool,
+        /// Put some departments on queues of this RabbitMQ, such as amqp://guest:guest@127.0.0.1:5672/%2f
+        #[arg(long)]
+        rabbitmq: Option<url::Url>,
+    },
+    /// Development certificates
+    Certs {
+        #[command(subcommand)]
+        command: CertsCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum CertsCommand {
+    /// Make authorities and certificates for a server, a portal, a department, an operator and the seal
+    Init {
+        /// Folder; must not hold certificates yet
+        dir: PathBuf,
+        /// Names and addresses of the server
+        #[arg(long = "name", default_values = ["localhost", "127.0.0.1", "::1"])]
+        names: Vec<String>,
+        /// Make the seal's key RSA 3072 instead of ECDSA P-256
+        #[arg(long)]
+        rsa_seal: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            // A closed pipe is no reason to complain.
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    match arguments.command {
+        Command::Serve { config, ready_file } => with_runtime(serve(&config, ready_file.as_deref())),
+        Command::CheckConfig { config } => check_config(&config),
+        Command::Reference => {
+            print!("{REFERENCE}");
+            ExitCode::SUCCESS
+        }
+        Command::Openapi => match amtsbote_rest::document() {
+            Ok(document) => {
+                print!("{document}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(INTERNAL, &error.into()),
+        },
+        Command::Demo { dir, once, rabbitmq } => with_runtime(run_demo(DemoOptions { dir, once, rabbitmq })),
+        Command::Certs { command: CertsCommand::Init { dir, names, rsa_seal } } => {
+            certs_init(&dir, names, rsa_seal)
+        }
+    }
+}
+
+fn fail(code: u8, error: &anyhow::Error) -> ExitCode {
+    eprintln!("amtsbote: {error:#}");
+    ExitCode::from(code)
+}
+
+fn with_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => fail(INTERNAL, &error.into()),
+    }
+}
+
+fn report(issues: &[ConfigIssue]) -> ExitCode {
+    for issue in issues {
+        eprintln!("amtsbote: {issue}");
+    }
+    eprintln!(
+        "amtsbote: {} problem(s) in the configuration; `amtsbote reference` prints all keys",
+        issues.len()
+    );
+    ExitCode::from(USAGE)
+}
+
+fn start_failed(error: &StartError) -> ExitCode {
+    eprintln!("amtsbote: {error}");
+    ExitCode::from(match error {
+        StartError::Configuration { .. } => USAGE,
+        StartError::Dependency { .. } => UNAVAILABLE,
+    })
+}
+
+fn check_config(path: &Path) -> ExitCode {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(issues) => return report(&issues),
+    };
+    match amtsbote::check_files(&config) {
+        Ok(()) => {
+            println!("The configuration is complete and everything it names can be used.");
+            ExitCode::SUCCESS
+        }
+        Err(error) => start_failed(&error),
+    }
+}
+
+async fn serve(path: &Path, ready_file: Option<&Path>) -> ExitCode {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(issues) => return report(&issues),
+    };
+    if let Err(error) = amtsbote_telemetry::start_logs(&config.log) {
+        return fail(USAGE, &error.into());
+    }
+    let gateway = match Gateway::start(&config).await {
+        Ok(gateway) => gateway,
+        Err(error) => return start_failed(&error),
+    };
+    match run(gateway, path, ready_file).await {
+        Ok(code) => code,
+        Err(error) => fail(INTERNAL, &error),
+    }
+}
+
+async fn run(gateway: Gateway, path: &Path, ready_file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    if let Some(file) = ready_file {
+        let addresses = serde_json::json!({
+            "pid": std::process::id(), "exchange": gateway.exchange, "operator": gateway.operator, "telemetry": gateway.telemetry,
+        });
+        demo::write_atomically(file, &addresses.to_string()).context("writing the ready file")?;
+    }
+    let (mut hangup, mut terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
+    let mut watch = tokio::time::interval(std::time::Duration::from_secs(5));
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => reload(&gateway, path),
+            _ = terminate.recv() => break,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                break;
+            }
+            _ = watch.tick() => {
+                if gateway.has_failed() {
+                    tracing::error!("The engine has ended by itself; the gateway stops so that it is started anew.");
+                    gateway.stop().await;
+                    return Ok(ExitCode::from(INTERNAL));
+                }
+            }
+        }
+    }
+    tracing::info!("The gateway is shutting down.");
+    let cut = gateway.stop().await;
+    tracing::info!(cut, "The gateway has ended.");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn reload(gateway: &Gateway, path: &Path) {
+    match Config::load(path) {
+        Ok(config) => match gateway.reload(&config) {
+            Ok(()) => tracing::info!("Accounts, certificates and routing tables were read again."),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "Nothing was changed."),
+        },
+        Err(issues) => {
+            for issue in issues {
+                tracing::error!(%issue, "The configuration was not read again; nothing was changed.");
+            }
+        }
+    }
+}
+
+async fn run_demo(options: DemoOptions) -> ExitCode {
+    match demo::run(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.exit_code(), &error.into()),
+    }
+}
+
+fn certs_init(dir: &Path, names: Vec<String>, rsa_seal: bool) -> ExitCode {
+    let make = || -> anyhow::Result<()> {
+        let folder = Folder::create(dir, SystemClock.now().into())?;
+        let seal = if rsa_seal { KeyKind::Rsa3072 } else { KeyKind::P256 };
+        folder.add("server", &Purpose::Server(names), KeyKind::P256)?;
+        for client in ["portal", "department", "operator"] {
+            folder.add(client, &Purpose::Client, KeyKind::P256)?;
+        }
+        folder.add("seal", &Purpose::Seal, seal)?;
+        folder.add("dvdv-client", &Purpose::Client, KeyKind::Rsa3072)?;
+        println!("Certificates for a laboratory are in {}. Do not use them elsewhere.", dir.display());
+        Ok(())
+    };
+    match make() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(USAGE, &error),
+    }
+}

@@ -1,0 +1,518 @@
+//! Puts the gateway together from its configuration, and lets it end in good order.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use amtsbote_amqp::{AmqpChannel, BrokerOptions};
+use amtsbote_core::Timestamp;
+use amtsbote_core::account::{AccountBook, Credential};
+use amtsbote_core::engine::{Engine, EnginePorts};
+use amtsbote_core::intake::Intake;
+use amtsbote_core::mailbox::Mailboxes;
+use amtsbote_core::port::{
+    Channel, Clock, Directory, DirectoryAnswer, DirectoryUnavailable, Entropy, MessageStore, ServiceQuery,
+};
+use amtsbote_core::route::{Router, RoutingTables, Sources};
+use amtsbote_core::submissions::Submissions;
+use amtsbote_core::wake::Wake;
+use amtsbote_dvdv::{DvdvDirectory, DvdvOptions};
+use amtsbote_http::{Client, ClientOptions, Listener, Reach, serve};
+use amtsbote_rest::Services;
+use amtsbote_seal::Seal;
+use amtsbote_store_sled::StoreObserver;
+use amtsbote_telemetry::{Health, Metrics};
+use amtsbote_tls::{ClientAuth, Identity, ServerTls, Trusted};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Insight};
+use crate::config::{BrokerConfig, Config, DirectoryConfig, RoutingConfig, TlsListener};
+use crate::system::{SystemClock, SystemEntropy};
+
+/// Largest answer of a directory server.
+const DIRECTORY_BODY: usize = 8 << 20;
+
+/// Why the gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What the configuration names cannot be used.
+    #[error("{what}: {detail}")]
+    Configuration {
+        /// Which part.
+        what: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Something the gateway depends on is missing or busy.
+    #[error("{what}: {detail}")]
+    Dependency {
+        /// Which.
+        what: String,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+fn configuration(what: impl Into<String>) -> impl FnOnce(&dyn std::error::Error) -> StartError {
+    let what = what.into();
+    move |error| StartError::Configuration { what, detail: chain(error) }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(one) = cause {
+        text = format!("{text}: {one}");
+        cause = one.source();
+    }
+    text
+}
+
+/// A running gateway.
+pub struct Gateway {
+    /// Where portals and departments reach it.
+    pub exchange: SocketAddr,
+    /// Where operators reach it.
+    pub operator: Option<SocketAddr>,
+    /// Metrics and health.
+    pub telemetry: Option<SocketAddr>,
+    stop: CancellationToken,
+    listeners: Vec<JoinHandle<()>>,
+    engine_task: JoinHandle<usize>,
+    retention_task: JoinHandle<()>,
+    reloadable: Reloadable,
+    health: Arc<Health>,
+}
+
+/// What can be replaced while running.
+struct Reloadable {
+    accounts: Arc<ArcSwap<AccountBook>>,
+    router: Arc<Router>,
+    seal: Arc<Seal>,
+    exchange: Arc<ServerTls>,
+    operator: Option<Arc<ServerTls>>,
+    engine: Arc<Engine>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+struct CommitMetrics(Arc<Metrics>);
+
+impl StoreObserver for CommitMetrics {
+    fn committed(&self, frames: usize, elapsed: Duration) {
+        self.0.committed(frames, elapsed);
+    }
+}
+
+/// Tells health whether the directory answers.
+struct WatchedDirectory {
+    inner: DvdvDirectory,
+    health: Arc<Health>,
+}
+
+#[async_trait]
+impl Directory for WatchedDirectory {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn cached(&self, query: &ServiceQuery) -> Option<DirectoryAnswer> {
+        self.inner.cached(query)
+    }
+
+    async fn find(&self, query: &ServiceQuery) -> Result<DirectoryAnswer, DirectoryUnavailable> {
+        let answer = self.inner.find(query).await;
+        match &answer {
+            Ok(DirectoryAnswer::Found(record)) if record.stale => {
+                self.health.directory(Some("answers are kept from earlier".to_owned()));
+            }
+            Ok(_) => self.health.directory(None),
+            Err(down) => self.health.directory(Some(down.reason.clone())),
+        }
+        answer
+    }
+}
+
+fn load_tables(config: &RoutingConfig) -> Result<RoutingTables, StartError> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).map_err(|error| configuration(path.display().to_string())(&error))
+    };
+    let (areas, services, authorities) =
+        (read(&config.areas)?, read(&config.services)?, read(&config.authorities)?);
+    let loaded = Sources { areas: &areas, services: &services, authorities: &authorities }.load();
+    let loaded = loaded.map_err(|problems| StartError::Configuration {
+        what: "routing tables".to_owned(),
+        detail: problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+    })?;
+    for warning in loaded.warnings {
+        tracing::warn!(warning, "The routing tables will not decide everything.");
+    }
+    Ok(loaded.tables)
+}
+
+fn load_accounts(config: &Config) -> Result<AccountBook, StartError> {
+    let mut accounts = Vec::new();
+    for entry in &config.accounts {
+        let mut account = entry.account.clone();
+        for path in &entry.certificates {
+            let certificates = amtsbote_tls::load_certificates(path)
+                .map_err(|error| configuration(format!("account {}", account.name))(&error))?;
+            if let Some(leaf) = certificates.first() {
+                account.credentials.push(Credential::Pinned(sha256(leaf)));
+            }
+        }
+        accounts.push(account);
+    }
+    AccountBook::try_new(accounts).map_err(|conflicts| StartError::Configuration {
+        what: "accounts".to_owned(),
+        detail: conflicts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+    })
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    *amtsbote_core::message::Sha256Digest::of(bytes).as_bytes()
+}
+
+fn tls_material(listener: &TlsListener, accounts: &AccountBook) -> Result<(Identity, Trusted), StartError> {
+    let failed = |error: amtsbote_tls::MaterialError| configuration("TLS")(&error);
+    let identity = Identity::load(&listener.identity.certificate, &listener.identity.key).map_err(failed)?;
+    let mut authorities = Vec::new();
+    for path in &listener.client_authorities {
+        authorities.extend(amtsbote_tls::load_certificates(path).map_err(failed)?);
+    }
+    Ok((identity, Trusted { pins: accounts.pinned().copied().collect::<HashSet<_>>(), authorities }))
+}
+
+fn build_tls(
+    listener: &TlsListener,
+    accounts: &AccountBook,
+    auth: ClientAuth,
+) -> Result<(Arc<ServerTls>, Option<Timestamp>), StartError> {
+    let (identity, trusted) = tls_material(listener, accounts)?;
+    let expires = identity.expires().and_then(|at| Timestamp::try_from(at).ok());
+    let tls = ServerTls::new(identity, trusted, auth).map_err(|error| configuration("TLS")(&error))?;
+    Ok((Arc::new(tls), expires))
+}
+
+fn client_tls(authorities: &[PathBuf]) -> Result<amtsbote_tls::ClientConfig, StartError> {
+    let mut loaded = Vec::new();
+    for path in authorities {
+        let certificates = amtsbote_tls::load_certificates(path);
+        loaded.extend(certificates.map_err(|error| configuration("directory")(&error))?);
+    }
+    amtsbote_tls::client_config(loaded, None).map_err(|error| configuration("directory")(&error))
+}
+
+fn build_directory(
+    config: &DirectoryConfig,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+    health: &Arc<Health>,
+) -> Result<Arc<dyn Directory>, StartError> {
+    let options = ClientOptions {
+        reach: Reach::Anywhere,
+        connect: config.attempt,
+        total: config.attempt,
+        body: DIRECTORY_BODY,
+    };
+    let failed = |error: &dyn std::error::Error| configuration("directory")(error);
+    let client = Client::new(client_tls(&config.authorities)?, options).map_err(|error| failed(&error))?;
+    let options = DvdvOptions {
+        attempt: config.attempt,
+        total: config.total,
+        retries: config.retries,
+        fresh: config.fresh,
+        negative: config.negative,
+        grace: config.grace,
+        ..DvdvOptions::new(config.servers.clone(), config.entry.clone())
+    };
+    let inner = DvdvDirectory::new(client, options, Arc::clone(clock), Arc::clone(entropy));
+    let inner = inner.map_err(|error| failed(&error))?;
+    Ok(Arc::new(WatchedDirectory { inner, health: Arc::clone(health) }))
+}
+
+fn build_broker(name: &str, config: &BrokerConfig) -> Result<BrokerOptions, StartError> {
+    let failed = |error: &dyn std::error::Error| configuration(format!("broker {name}"))(error);
+    let tls = match &config.tls {
+        None => None,
+        Some(tls) => {
+            let authorities =
+                amtsbote_tls::load_certificates(&tls.authority).map_err(|error| failed(&error))?;
+            let identity =
+                tls.identity.as_ref().map(|pair| Identity::load(&pair.certificate, &pair.key)).transpose();
+            let identity = identity.map_err(|error| failed(&error))?;
+            let config =
+                amtsbote_tls::client_config(authorities, identity).map_err(|error| failed(&error))?;
+            Some(Arc::new(config))
+        }
+    };
+    Ok(BrokerOptions {
+        host: config.host.clone(),
+        port: config.port,
+        vhost: config.vhost.clone(),
+        tls,
+        login: config.login.load().map_err(|error| failed(&error))?,
+        password_file: None,
+    })
+}
+
+fn build_channels(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<Arc<dyn Channel>>, StartError> {
+    let mut brokers = BTreeMap::new();
+    for (name, broker) in &config.brokers {
+        brokers.insert(name.clone(), build_broker(name, broker)?);
+    }
+    Ok(vec![Arc::new(AmqpChannel::new(brokers, config.inline_max, clock))])
+}
+
+async fn bind(what: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error: std::io::Error| StartError::Dependency {
+        what: format!("{what} listener on {address}"),
+        detail: error.to_string(),
+    };
+    let socket = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = socket.local_addr().map_err(failed)?;
+    Ok((socket, bound))
+}
+
+fn open_store(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn MessageStore>, StartError> {
+    let opened = amtsbote_store_sled::open(&config.store, Box::new(CommitMetrics(Arc::clone(metrics))));
+    let (store, report) =
+        opened.map_err(|error| StartError::Dependency { what: "store".to_owned(), detail: chain(&error) })?;
+    for damage in &report.damaged {
+        tracing::error!(damage, "A damaged part of the journal was put into quarantine.");
+    }
+    if report.orphans > 0 {
+        tracing::error!(
+            messages = report.orphans,
+            "Changes of messages whose first frame is missing were ignored."
+        );
+    }
+    if let Some(reason) = &report.rebuilt {
+        tracing::warn!(reason, "The index was rebuilt from the journal.");
+    }
+    tracing::info!(frames = report.replayed, cut = report.cut, "The store is open.");
+    Ok(Arc::new(store))
+}
+
+impl Gateway {
+    /// Starts everything; returns once all listeners accept connections.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing keeps running then.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let (wake, health) = (Arc::new(Wake::default()), Arc::new(Health::default()));
+        let metrics = Metrics::new(Arc::clone(&health)).map_err(|error| configuration("metrics")(&error))?;
+        let metrics = Arc::new(metrics);
+        let accounts = Arc::new(ArcSwap::from_pointee(load_accounts(config)?));
+        let seal = Seal::load(&config.seal.certificate, &config.seal.key);
+        let seal = Arc::new(seal.map_err(|error| configuration("seal")(&error))?);
+        let channels = build_channels(config, &clock)?;
+        let directory = build_directory(&config.directory, &clock, &entropy, &health)?;
+        let tables = load_tables(&config.routing)?;
+        let router = Arc::new(Router::new(tables, Arc::clone(&accounts), directory, channels.clone()));
+        let (exchange_tls, exchange_expires) =
+            build_tls(&config.exchange, &accounts.load(), ClientAuth::Required)?;
+        let operator_tls = match &config.operator {
+            Some(listener) => Some(build_tls(listener, &accounts.load(), ClientAuth::Requested)?.0),
+            None => None,
+        };
+        let store = open_store(config, &metrics)?;
+
+        let ports = EnginePorts {
+            store: Arc::clone(&store),
+            router: Arc::clone(&router),
+            sealer: Arc::clone(&seal) as _,
+            channels,
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            observer: Arc::clone(&metrics) as _,
+            wake: Arc::clone(&wake),
+        };
+        let engine = Engine::new(ports, config.engine.clone());
+        engine.hold_all(config.hold);
+        let services = Services {
+            intake: Intake::new(
+                Arc::clone(&store),
+                Arc::clone(&router),
+                Arc::clone(&clock),
+                Arc::clone(&entropy),
+                Arc::clone(&metrics) as _,
+                Arc::clone(&wake),
+            ),
+            submissions: Submissions::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&wake)),
+            mailboxes: Mailboxes::new(
+                Arc::clone(&store),
+                Arc::clone(&clock),
+                Arc::clone(&entropy),
+                Arc::clone(&wake),
+            ),
+            router: Arc::clone(&router),
+            store: Arc::clone(&store),
+            receipts: Arc::clone(&seal) as _,
+            clock: Arc::clone(&clock),
+            accounts: Arc::clone(&accounts),
+            limits: config.rest,
+        };
+        let insight = Arc::new(Insight {
+            store,
+            metrics: Arc::clone(&metrics),
+            health: Arc::clone(&health),
+            clock: Arc::clone(&clock),
+            accounts: Arc::clone(&accounts),
+            router: Arc::clone(&router),
+            started: clock.now(),
+        });
+        let reloadable = Reloadable {
+            accounts,
+            router,
+            seal,
+            exchange: Arc::clone(&exchange_tls),
+            operator: operator_tls.clone(),
+            engine: Arc::clone(&engine),
+            health: Arc::clone(&health),
+            metrics,
+        };
+        reloadable.note_certificates(exchange_expires);
+        let (exchange_socket, exchange) = bind("exchange", config.exchange.listen).await?;
+        let operator_socket = match &config.operator {
+            Some(listener) => Some(bind("operator", listener.listen).await?),
+            None => None,
+        };
+        let telemetry_socket = match config.telemetry {
+            Some(address) => Some(bind("telemetry", address).await?),
+            None => None,
+        };
+        let stop = CancellationToken::new();
+        let listen = |name, socket, tls, router| {
+            tokio::spawn(serve(Listener { name, socket, tls, router, limits: config.limits }, stop.clone()))
+        };
+        let mut listeners = vec![listen(
+            "exchange",
+            exchange_socket,
+            Some(exchange_tls),
+            amtsbote_rest::router(Arc::new(services)),
+        )];
+        let (operator, telemetry) = (
+            operator_socket.as_ref().map(|(_, address)| *address),
+            telemetry_socket.as_ref().map(|(_, address)| *address),
+        );
+        if let Some((socket, _)) = operator_socket {
+            listeners.push(listen("operator", socket, operator_tls, admin::operator(Arc::clone(&insight))));
+        }
+        if let Some((socket, _)) = telemetry_socket {
+            listeners.push(listen("telemetry", socket, None, admin::telemetry(insight)));
+        }
+        let engine_task = tokio::spawn(Arc::clone(&engine).run(stop.clone(), config.drain));
+        let retention_task = tokio::spawn(engine.run_retention(stop.clone()));
+        tracing::info!(%exchange, operator = ?operator, telemetry = ?telemetry, held = config.hold, "The gateway is running.");
+        Ok(Self {
+            exchange,
+            operator,
+            telemetry,
+            stop,
+            listeners,
+            engine_task,
+            retention_task,
+            reloadable,
+            health,
+        })
+    }
+
+    /// Takes accounts, certificates, routing tables and `engine.hold` from a configuration that was read again. Everything else
+    /// needs a restart.
+    ///
+    /// # Errors
+    /// What cannot be used; everything stays as it was then.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        self.reloadable.apply(config)
+    }
+
+    /// Whether the engine has ended by itself, which only a bug can do.
+    pub fn has_failed(&self) -> bool {
+        self.engine_task.is_finished() || self.retention_task.is_finished()
+    }
+
+    /// Stops intake, lets running work end within its time, closes the store. Returns the number of attempts cut off.
+    pub async fn stop(self) -> usize {
+        self.health.ending();
+        self.stop.cancel();
+        for listener in self.listeners {
+            if let Err(error) = listener.await {
+                tracing::error!(error = &error as &dyn std::error::Error, "A listener died.");
+            }
+        }
+        let cut = self.engine_task.await.unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "The engine died.");
+            0
+        });
+        if let Err(error) = self.retention_task.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "Retention died.");
+        }
+        cut
+    }
+}
+
+impl Reloadable {
+    fn apply(&self, config: &Config) -> Result<(), StartError> {
+        let accounts = load_accounts(config)?;
+        let tables = load_tables(&config.routing)?;
+        let (identity, trusted) = tls_material(&config.exchange, &accounts)?;
+        let expires = identity.expires().and_then(|at| Timestamp::try_from(at).ok());
+        let operator = match (&self.operator, &config.operator) {
+            (Some(tls), Some(listener)) => Some((tls, tls_material(listener, &accounts)?)),
+            _ => None,
+        };
+        let failed = |error: amtsbote_tls::MaterialError| configuration("TLS")(&error);
+        self.seal
+            .replace(&config.seal.certificate, &config.seal.key)
+            .map_err(|error| configuration("seal")(&error))?;
+        self.exchange.replace(identity, trusted, ClientAuth::Required).map_err(failed)?;
+        if let Some((tls, (identity, trusted))) = operator {
+            tls.replace(identity, trusted, ClientAuth::Requested).map_err(failed)?;
+        }
+        self.accounts.store(Arc::new(accounts));
+        self.router.replace_tables(tables);
+        self.engine.hold_all(config.hold);
+        self.note_certificates(expires);
+        Ok(())
+    }
+
+    fn note_certificates(&self, exchange: Option<Timestamp>) {
+        let now = SystemClock.now();
+        let seal = Timestamp::try_from(self.seal.expires()).ok();
+        for (role, expires) in [("server", exchange), ("seal", seal)] {
+            if let Some(expires) = expires {
+                self.health.certificate(role, expires);
+                self.metrics.certificate(role, expires.into(), now.into());
+            }
+        }
+    }
+}
+
+/// Loads everything a configuration names, without starting anything.
+///
+/// # Errors
+/// The first thing that cannot be used.
+pub fn check_files(config: &Config) -> Result<(), StartError> {
+    let accounts = load_accounts(config)?;
+    load_tables(&config.routing)?;
+    tls_material(&config.exchange, &accounts)?;
+    if let Some(listener) = &config.operator {
+        tls_material(listener, &accounts)?;
+    }
+    Seal::load(&config.seal.certificate, &config.seal.key).map_err(|error| configuration("seal")(&error))?;
+    client_tls(&config.directory.authorities)?;
+    for (name, broker) in &config.brokers {
+        build_broker(name, broker)?;
+    }
+    Ok(())
+}
