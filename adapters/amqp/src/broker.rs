@@ -26,7 +26,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Time for a confirm.
 const CONFIRM: Duration = Duration::from_secs(30);
 /// First and longest rest after a failed connection.
-const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// Seconds between heartbeats.
 const HEARTBEAT: u16 = 10;
 

@@ -1,17 +1,23 @@
 //! Reads `multipart/form-data` as it comes: parts in any order, constant memory, everything counted before it is kept.
 
+use std::time::Duration;
+
 use amtsbote_core::message::{Part, Sha256Digest};
 use amtsbote_core::port::{MessageStore, Staged, StoreError};
 use amtsbote_http::Problem;
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::BytesMut;
+use futures::StreamExt as _;
 use multer::{Constraints, Field, Multipart, SizeLimit};
 use sha2::{Digest, Sha256};
 
 use crate::RestLimits;
 use crate::fault::{bad_request, store};
 
+/// Bytes and time spent on a body that is refused anyway.
+const LINGER: usize = 4 << 20;
+const LINGER_TIME: Duration = Duration::from_secs(2);
 /// Longest file name kept.
 const NAME_MAX: usize = 255;
 
@@ -50,6 +56,7 @@ pub(crate) async fn read(
     let length =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limits.body) {
+        linger(body.into_data_stream()).await;
         return Err(body_too_large(limits));
     }
     let content_type =
@@ -62,15 +69,30 @@ pub(crate) async fn read(
             "The body must be multipart/form-data with a boundary",
         ));
     };
-    let constraints = Constraints::new().size_limit(SizeLimit::new().whole_stream(limits.body));
-    let mut multipart = Multipart::with_constraints(body.into_data_stream(), boundary, constraints);
+    let mut stream = body.into_data_stream();
     let writer = store_port.stage().await.map_err(|error| store(&error))?;
     let mut reader =
         Reader { limits, writer, offset: 0, metadata: None, document: None, attachments: Vec::new() };
-    while let Some(field) = stalled(limits, multipart.next_field()).await? {
-        reader.part(field).await?;
+    if let Err(problem) = reader.parts(&mut stream, boundary).await {
+        linger(stream).await;
+        return Err(problem);
     }
     reader.finish(metadata).await
+}
+
+/// Reads on for a moment after a refusal: a client that is still sending would get a reset instead of the answer.
+async fn linger(mut stream: BodyDataStream) {
+    let reading = async {
+        let mut left = LINGER;
+        while let Some(Ok(bytes)) = stream.next().await {
+            left = left.saturating_sub(bytes.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Whether it ended or not, the answer goes out now.
+    drop(tokio::time::timeout(LINGER_TIME, reading).await);
 }
 
 async fn stalled<T>(
@@ -84,6 +106,15 @@ async fn stalled<T>(
 }
 
 impl Reader<'_> {
+    async fn parts(&mut self, stream: &mut BodyDataStream, boundary: String) -> Result<(), Problem> {
+        let constraints = Constraints::new().size_limit(SizeLimit::new().whole_stream(self.limits.body));
+        let mut multipart = Multipart::with_constraints(stream, boundary, constraints);
+        while let Some(field) = stalled(self.limits, multipart.next_field()).await? {
+            self.part(field).await?;
+        }
+        Ok(())
+    }
+
     async fn part(&mut self, field: Field<'_>) -> Result<(), Problem> {
         match field.name() {
             Some("metadata") if self.metadata.is_some() => Err(twice("metadata")),

@@ -20,7 +20,7 @@ use crate::frame::{Body, Position};
 use crate::index::{Index, IndexError, Op};
 use crate::keys::{self, FrameRef, Head};
 use crate::payload::write_error;
-use crate::record::{Checkpoint, CheckpointRecord, encode};
+use crate::record::{Checkpoint, CheckpointRecord, Entry, encode};
 use crate::segment::Tail;
 use crate::shared::Shared;
 
@@ -64,6 +64,8 @@ pub(crate) struct NewState {
     pub(crate) delivery: Vec<u8>,
     /// Bytes of the first frame that are no longer needed, when the payload goes.
     pub(crate) freed: u64,
+    /// Where the change lies in its frame.
+    pub(crate) entry: Entry,
 }
 
 /// What accept finds when the key is taken.
@@ -190,14 +192,18 @@ impl Group {
         self.put(message.id, message.queue.clone(), Some(Vec::new()));
     }
 
-    pub(crate) fn change(&mut self, state: &NewState, mut head: Head, at: Position, share: u32) {
+    pub(crate) fn change(&mut self, state: &NewState, mut head: Head, frame: Position) {
         if let Some(first) = head.frames.first_mut() {
             let freed = u32::try_from(state.freed).unwrap_or(u32::MAX).min(first.weight);
             first.weight -= freed;
             self.live.push((first.at.segment, -i64::from(freed)));
         }
-        self.live.push((at.segment, i64::from(share)));
-        head.frames.push(FrameRef { at, weight: share });
+        let at = Position {
+            segment: frame.segment,
+            offset: frame.offset + crate::frame::HEADER as u64 + state.entry.offset,
+        };
+        self.live.push((at.segment, i64::from(state.entry.length)));
+        head.frames.push(FrameRef { at, weight: state.entry.length });
         for (old, new) in [(&mut head.queue, &state.queue), (&mut head.lease, &state.lease)] {
             if old != new {
                 self.put(state.id, std::mem::replace(old, new.clone()), None);
@@ -242,6 +248,21 @@ pub(crate) struct Committer {
     pub(crate) index: Arc<Index>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) settler: Settler,
+    pub(crate) looked_for_room: Instant,
+    pub(crate) has_room: bool,
+}
+
+/// The disk is asked for its free space so often.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(50);
+
+/// Refuses new messages; everything else goes on.
+fn refuse_new(batch: Vec<Request>) -> Vec<Request> {
+    let (new, rest): (Vec<_>, Vec<_>) =
+        batch.into_iter().partition(|request| matches!(request, Request::Accept { .. }));
+    for request in new {
+        request.fail(|| StoreError::Full);
+    }
+    rest
 }
 
 impl Committer {
@@ -315,6 +336,11 @@ impl Committer {
         let mut replies = Vec::with_capacity(batch.len());
         let mut written: Vec<usize> = Vec::with_capacity(batch.len());
         // Positions are known before writing: the group goes behind the tail, frame after frame.
+        if self.looked_for_room.elapsed() >= LOOK_FOR_ROOM {
+            self.looked_for_room = Instant::now();
+            self.has_room = self.shared.has_room();
+        }
+        let batch = if self.has_room { batch } else { refuse_new(batch) };
         let mut at = match self.tail.next_group() {
             Ok(at) => at,
             Err(error) => {
@@ -454,7 +480,7 @@ fn decide(
                 (Reply::Accepted(None), true)
             }
         },
-        Request::Change { states, body, .. } => {
+        Request::Change { states, .. } => {
             let mut heads = Vec::with_capacity(states.len());
             for state in states {
                 match group.head(index, state.id)? {
@@ -462,10 +488,8 @@ fn decide(
                     _ => return Ok((Reply::Changed(Err(CommitError::Stale(state.id))), false)),
                 }
             }
-            let share = body.length / (states.len().max(1) as u64);
-            let share = u32::try_from(share).unwrap_or(u32::MAX);
             for (state, head) in states.iter().zip(heads) {
-                group.change(state, head, at, share);
+                group.change(state, head, at);
             }
             (Reply::Changed(Ok(())), true)
         }

@@ -23,10 +23,11 @@ use crate::frame::Position;
 
 pub(crate) const POSITION: &[u8] = b"!position";
 
-/// Where one frame of a message lies and how many of its bytes are the message's own.
+/// Where a piece of a message lies: the whole frame with its record first, then the entry of each change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameRef {
     pub(crate) at: Position,
+    /// Bytes that are still needed of it; for a change its whole length.
     pub(crate) weight: u32,
 }
 

@@ -30,7 +30,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use recovery::OpenReport;
-pub use shared::{StoreObserver, Unobserved};
+pub use shared::{StoreObserver, StoreOptions, Unobserved};
 pub use store::SledStore;
 
 use index::{Index, IndexError};
@@ -69,7 +69,7 @@ pub enum OpenError {
 ///
 /// # Errors
 /// [`OpenError`]; the store is not changed then.
-pub fn open(root: &Path, observer: Box<dyn StoreObserver>) -> Result<(SledStore, OpenReport), OpenError> {
+pub fn open(root: &Path, options: StoreOptions) -> Result<(SledStore, OpenReport), OpenError> {
     let failed = |source| OpenError::Io { folder: root.to_owned(), source };
     std::fs::create_dir_all(root.join("journal")).map_err(failed)?;
     let lock = take_lock(root)?;
@@ -95,11 +95,11 @@ pub fn open(root: &Path, observer: Box<dyn StoreObserver>) -> Result<(SledStore,
             let index = fresh_index(root).map_err(|error| failed(io::Error::other(error)))?;
             let recovered = Replay::new(&folder, &index, root, &mut report).run(None);
             let recovered = recovered.map_err(|error| failed(io::Error::other(error)))?;
-            return start(root, lock, index, recovered, report, observer);
+            return start(root, lock, index, recovered, report, options);
         }
         Err(RecoveryError::Io(error)) => return Err(failed(error)),
     };
-    start(root, lock, index, recovered, report, observer)
+    start(root, lock, index, recovered, report, options)
 }
 
 fn start(
@@ -108,9 +108,9 @@ fn start(
     index: Index,
     recovered: recovery::Recovered,
     report: OpenReport,
-    observer: Box<dyn StoreObserver>,
+    options: StoreOptions,
 ) -> Result<(SledStore, OpenReport), OpenError> {
-    let store = SledStore::start(root, lock, index, recovered, &report, observer)
+    let store = SledStore::start(root, lock, index, recovered, &report, options)
         .map_err(|source| OpenError::Io { folder: root.to_owned(), source })?;
     Ok((store, report))
 }

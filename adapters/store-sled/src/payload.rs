@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
 use crate::segment::sync_folder;
+use crate::shared::Shared;
 
 /// Payloads up to this size stay in memory and go into the journal.
 const INLINE_MAX: usize = 1 << 20;
@@ -27,11 +28,11 @@ const SYNC_EVERY: u64 = 32 << 20;
 const READ: usize = 256 << 10;
 
 /// Folders of payload files.
-#[derive(Debug)]
 pub(crate) struct Payloads {
     staging: PathBuf,
     stored: PathBuf,
     next: AtomicU64,
+    shared: Arc<Shared>,
 }
 
 /// Maps a failed write to the store's words.
@@ -46,14 +47,14 @@ pub(crate) fn write_error(doing: &'static str, source: io::Error) -> StoreError 
 
 impl Payloads {
     /// Opens the folders; whatever was being uploaded when the process ended is removed.
-    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+    pub(crate) fn open(root: &Path, shared: Arc<Shared>) -> io::Result<Self> {
         let (staging, stored) = (root.join("staging"), root.join("payload"));
         if staging.exists() {
             std::fs::remove_dir_all(&staging)?;
         }
         std::fs::create_dir_all(&staging)?;
         std::fs::create_dir_all(&stored)?;
-        Ok(Self { staging, stored, next: AtomicU64::new(0) })
+        Ok(Self { staging, stored, next: AtomicU64::new(0), shared })
     }
 
     pub(crate) fn writer(self: &Arc<Self>) -> Box<dyn PayloadWriter> {
@@ -186,6 +187,9 @@ impl Writer {
         let spilled = self.spilled.take();
         let payloads = Arc::clone(&self.payloads);
         let written = spawn_blocking(move || {
+            if !payloads.shared.has_room() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             let mut file = match spilled {
                 Some(file) => file,
                 None => {

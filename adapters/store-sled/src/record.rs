@@ -63,12 +63,12 @@ impl From<KeyV1<'_>> for IntakeKey {
     }
 }
 
-/// Changes that are committed together.
+/// A change of one delivery.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "v")]
-pub(crate) enum ChangesRecord<'a> {
+pub(crate) enum ChangeRecord<'a> {
     #[serde(rename = "1")]
-    V1 { changes: Vec<ChangeV1<'a>> },
+    V1(#[serde(borrow = "'a")] ChangeV1<'a>),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -114,6 +114,8 @@ pub(crate) struct Checkpoint {
 pub(crate) enum RecordError {
     #[error("the record is cut off")]
     Short,
+    #[error("the checksum of the record does not match")]
+    Checksum,
     #[error("the record is not readable: {0}")]
     Json(#[from] serde_json::Error),
 }
@@ -132,6 +134,58 @@ pub(crate) fn encode_message(record: &MessageRecord<'_>) -> Result<Bytes, Record
     let length = u32::try_from(bytes.len() - 4).map_err(|_| RecordError::Short)?;
     bytes[..4].copy_from_slice(&length.to_le_bytes());
     Ok(bytes.freeze())
+}
+
+/// Bytes in front of each entry of a changes frame: length and CRC32C, so that one entry can be read and checked alone.
+pub(crate) const ENTRY: usize = 8;
+
+/// Where an entry lies in the body of its frame, head included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) offset: u64,
+    pub(crate) length: u32,
+}
+
+/// Body of a changes frame, and where each change lies in it.
+pub(crate) fn encode_changes(changes: Vec<ChangeV1<'_>>) -> Result<(Bytes, Vec<Entry>), RecordError> {
+    let (mut body, mut entries) =
+        (BytesMut::with_capacity(changes.len() * 1024), Vec::with_capacity(changes.len()));
+    for change in changes {
+        let json = serde_json::to_vec(&ChangeRecord::V1(change))?;
+        let length = u32::try_from(json.len()).map_err(|_| RecordError::Short)?;
+        entries.push(Entry { offset: body.len() as u64, length: length + ENTRY as u32 });
+        body.put_u32_le(length);
+        body.put_u32_le(crc32c::crc32c(&json));
+        body.put_slice(&json);
+    }
+    Ok((body.freeze(), entries))
+}
+
+/// The change at the beginning of some bytes, and where the next one begins.
+pub(crate) fn decode_change(bytes: &[u8]) -> Result<(ChangeV1<'_>, usize), RecordError> {
+    let field = |at: usize| {
+        let field: Option<[u8; 4]> = bytes.get(at..at + 4).and_then(|field| field.try_into().ok());
+        field.map(u32::from_le_bytes).ok_or(RecordError::Short)
+    };
+    let end = ENTRY + field(0)? as usize;
+    let json = bytes.get(ENTRY..end).ok_or(RecordError::Short)?;
+    if crc32c::crc32c(json) != field(4)? {
+        return Err(RecordError::Checksum);
+    }
+    let ChangeRecord::V1(change) = serde_json::from_slice(json)?;
+    Ok((change, end))
+}
+
+/// All changes of a frame with their places.
+pub(crate) fn decode_changes(body: &[u8]) -> Result<Vec<(Entry, ChangeV1<'_>)>, RecordError> {
+    let (mut changes, mut offset) = (Vec::new(), 0);
+    while offset < body.len() {
+        let (change, end) = decode_change(&body[offset..])?;
+        let length = u32::try_from(end).map_err(|_| RecordError::Short)?;
+        changes.push((Entry { offset: offset as u64, length }, change));
+        offset += end;
+    }
+    Ok(changes)
 }
 
 /// Splits the body of a message frame into record and payload.

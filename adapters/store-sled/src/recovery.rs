@@ -13,7 +13,7 @@ use crate::frame::{self, Found, FrameKind, Header, Position};
 use crate::index::{Index, IndexError};
 use crate::keys;
 use crate::record::{
-    ChangesRecord, Checkpoint, CheckpointRecord, ForgottenRecord, RecordError, decode_message,
+    Checkpoint, CheckpointRecord, ForgottenRecord, RecordError, decode_changes, decode_message,
 };
 use crate::segment::Folder;
 
@@ -198,7 +198,7 @@ impl<'a> Replay<'a> {
         let result = match header.kind {
             FrameKind::Checkpoint => Ok(()),
             FrameKind::Accepted | FrameKind::Moved => self.message(&mut group, at, header, body)?,
-            FrameKind::Changed => self.changes(&mut group, at, header, body)?,
+            FrameKind::Changed => self.changes(&mut group, at, body)?,
             FrameKind::Forgotten => self.forget(&mut group, body)?,
         };
         for (segment, change) in &group.live {
@@ -255,15 +255,13 @@ impl<'a> Replay<'a> {
         &mut self,
         group: &mut Group,
         at: Position,
-        header: Header,
         body: &[u8],
     ) -> Result<Result<(), RecordError>, IndexError> {
-        let ChangesRecord::V1 { changes } = match serde_json::from_slice(body) {
-            Ok(record) => record,
-            Err(error) => return Ok(Err(error.into())),
+        let changes = match decode_changes(body) {
+            Ok(changes) => changes,
+            Err(error) => return Ok(Err(error)),
         };
-        let share = u32::try_from(header.length / (changes.len().max(1) as u64)).unwrap_or(u32::MAX);
-        for change in changes {
+        for (entry, change) in changes {
             match group.head(self.index, change.id)? {
                 Some(head) if head.version >= change.delivery.version => {}
                 Some(head) => {
@@ -278,8 +276,9 @@ impl<'a> Replay<'a> {
                             Err(error) => return Ok(Err(error.into())),
                         },
                         freed: change.freed,
+                        entry,
                     };
-                    group.change(&state, head, at, share);
+                    group.change(&state, head, at);
                 }
                 None => {
                     self.orphans.insert(change.id);

@@ -58,6 +58,20 @@ impl Folder {
         Ok((crc32c::crc32c(&body) == header.body_crc).then_some((header, body)))
     }
 
+    /// Reads some bytes that are no whole frame; `None` if the segment or the bytes are gone.
+    pub(crate) fn read_bytes(&self, at: Position, length: u32) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; length as usize];
+        let read =
+            File::open(self.path(at.segment)).and_then(|file| file.read_exact_at(&mut bytes, at.offset));
+        match read {
+            Ok(()) => Ok(Some(bytes)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes a segment.
     pub(crate) fn remove(&self, segment: u32) -> io::Result<()> {
         std::fs::remove_file(self.path(segment))?;

@@ -1,6 +1,7 @@
 //! What the committer tells everybody: whether it works, how fast, how much of each segment is still needed.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -9,6 +10,20 @@ use std::time::Duration;
 pub trait StoreObserver: Send + Sync {
     /// A group was committed.
     fn committed(&self, frames: usize, elapsed: Duration);
+}
+
+/// How a store is opened.
+pub struct StoreOptions {
+    /// Takes the store's measurements.
+    pub observer: Box<dyn StoreObserver>,
+    /// Free bytes of the disk below which nothing new is accepted.
+    pub min_free: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { observer: Box::new(Unobserved), min_free: 64 << 20 }
+    }
 }
 
 /// Ignores the measurements.
@@ -20,6 +35,8 @@ impl StoreObserver for Unobserved {
 }
 
 pub(crate) struct Shared {
+    root: PathBuf,
+    min_free: u64,
     stopped: RwLock<Option<String>>,
     live: Mutex<BTreeMap<u32, u64>>,
     quarantined: AtomicU64,
@@ -27,12 +44,29 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(observer: Box<dyn StoreObserver>, live: BTreeMap<u32, u64>, quarantined: u64) -> Self {
+    pub(crate) fn new(
+        options: StoreOptions,
+        root: &Path,
+        live: BTreeMap<u32, u64>,
+        quarantined: u64,
+    ) -> Self {
+        let StoreOptions { observer, min_free } = options;
         Self {
+            root: root.to_owned(),
+            min_free,
             stopped: RwLock::default(),
             live: Mutex::new(live),
             quarantined: AtomicU64::new(quarantined),
             observer,
+        }
+    }
+
+    /// Whether new messages may still come. What is left then belongs to the index, to changes and to giving space back.
+    pub(crate) fn has_room(&self) -> bool {
+        match rustix::fs::statvfs(&self.root) {
+            Ok(disk) => disk.f_bavail.saturating_mul(disk.f_frsize) >= self.min_free,
+            // A disk that cannot be asked shows its fault when it is written.
+            Err(_) => true,
         }
     }
 

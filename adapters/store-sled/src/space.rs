@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::frame::{self, Body, Found, FrameKind};
 use crate::keys::Head;
 use crate::record::{
-    ForgottenRecord, MessageRecord, PayloadPlace, RecordError, decode_message, encode_message,
+    ForgottenRecord, MessageRecord, PayloadPlace, RecordError, decode_changes, decode_message, encode_message,
 };
 use crate::store::Inner;
 
@@ -61,10 +61,8 @@ impl Inner {
                             }
                         }
                         FrameKind::Changed => {
-                            if let Ok(crate::record::ChangesRecord::V1 { changes }) =
-                                serde_json::from_slice(body)
-                            {
-                                remains.messages.extend(changes.iter().map(|change| change.id));
+                            if let Ok(changes) = decode_changes(body) {
+                                remains.messages.extend(changes.iter().map(|(_, change)| change.id));
                             }
                         }
                         FrameKind::Forgotten => remains.forgotten.push(Bytes::copy_from_slice(body)),

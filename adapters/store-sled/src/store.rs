@@ -27,12 +27,12 @@ use crate::index::{Index, IndexError};
 use crate::keys::{self, Head};
 use crate::payload::{InlineReader, Payloads, SpilledFile};
 use crate::record::{
-    ChangeV1, ChangesRecord, ForgottenRecord, KeyV1, MessageRecord, MessageV1, PayloadPlace, RecordError,
-    decode_message, encode, encode_message,
+    ChangeV1, ForgottenRecord, KeyV1, MessageRecord, MessageV1, PayloadPlace, RecordError, decode_change,
+    decode_message, encode, encode_changes, encode_message,
 };
 use crate::recovery::{OpenReport, Recovered};
 use crate::segment::{Folder, Tail};
-use crate::shared::{Shared, StoreObserver};
+use crate::shared::{Shared, StoreOptions};
 
 /// Heads looked at in one call of a listing.
 const LISTING_SCAN: usize = 10_000;
@@ -64,15 +64,15 @@ impl SledStore {
         index: Index,
         recovered: Recovered,
         report: &OpenReport,
-        observer: Box<dyn StoreObserver>,
+        options: StoreOptions,
     ) -> io::Result<Self> {
         let folder = Folder::new(root.join("journal"));
         let Recovered { segment, length, group, live } = recovered;
         let tail = Tail::resume(folder.clone(), segment, length, group)?;
         let damaged = report.damaged.len() as u64;
-        let shared = Arc::new(Shared::new(observer, live, damaged));
+        let shared = Arc::new(Shared::new(options, root, live, damaged));
         let index = Arc::new(index);
-        let payloads = Arc::new(Payloads::open(root)?);
+        let payloads = Arc::new(Payloads::open(root, Arc::clone(&shared))?);
         let inner = Arc::new(Inner {
             folder,
             index: Arc::clone(&index),
@@ -82,7 +82,9 @@ impl SledStore {
         });
         inner.remove_unknown_payloads(root, report)?;
         inner.measure();
-        let committer = Committer { tail, index, shared, settler: Settler::new() };
+        let has_room = shared.has_room();
+        let looked_for_room = std::time::Instant::now();
+        let committer = Committer { tail, index, shared, settler: Settler::new(), looked_for_room, has_room };
         let (requests, receiver) = channel();
         let thread = std::thread::Builder::new()
             .name("store-commit".to_owned())
@@ -109,6 +111,15 @@ impl SledStore {
         let joined = spawn_blocking(move || read(&inner)).await;
         joined
             .map_err(|error| StoreError::Io { doing: "reading the store", source: io::Error::other(error) })?
+    }
+
+    /// Bytes a payload takes in the frame of its message.
+    async fn inline_length(&self, id: MessageId) -> Result<u64, StoreError> {
+        let inline = |_: &Head, record: MessageV1<'_>, _: &[u8]| match record.payload {
+            PayloadPlace::Inline(length) => length,
+            PayloadPlace::File(_) | PayloadPlace::Removed => 0,
+        };
+        Ok(self.reading(move |inner| inner.record(id, inline)).await?.unwrap_or(0))
     }
 
     fn list(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
@@ -154,13 +165,16 @@ impl Inner {
         bytes.map(|bytes| Head::decode(&bytes).map_err(garbled)).transpose()
     }
 
-    /// Bodies of all frames of a message, the one with its record first.
+    /// Body of the frame with the record of a message, then the entries of its changes.
     pub(crate) fn read_frames(&self, id: MessageId, head: &Head) -> Result<Vec<Vec<u8>>, StoreError> {
         let mut bodies = Vec::with_capacity(head.frames.len());
-        for frame in &head.frames {
-            let read = self.folder.read(frame.at);
+        for (number, frame) in head.frames.iter().enumerate() {
+            let read = match number {
+                0 => self.folder.read(frame.at).map(|found| found.map(|(_, body)| body)),
+                _ => self.folder.read_bytes(frame.at, frame.weight),
+            };
             match read.map_err(|source| StoreError::Io { doing: "reading the journal", source })? {
-                Some((_, body)) => bodies.push(body),
+                Some(body) => bodies.push(body),
                 None => {
                     self.shared.note_damage();
                     let (segment, offset) = (frame.at.segment, frame.at.offset);
@@ -185,12 +199,8 @@ impl Inner {
         let damaged = |error: RecordError| StoreError::Damaged { id, detail: error.to_string() };
         let (first, rest) = frames.split_first().ok_or_else(|| damaged(RecordError::Short))?;
         let mut events = decode_message(first).map_err(damaged)?.0.events.into_owned();
-        for body in rest {
-            let ChangesRecord::V1 { changes } =
-                serde_json::from_slice(body).map_err(|error| damaged(error.into()))?;
-            for change in changes.into_iter().filter(|change| change.id == id) {
-                events.extend(change.events.into_owned());
-            }
+        for entry in rest {
+            events.extend(decode_change(entry).map_err(damaged)?.0.events.into_owned());
         }
         Ok((head.parse_delivery().map_err(garbled)?, events))
     }
@@ -381,17 +391,15 @@ impl MessageStore for SledStore {
         }
         let mut records = Vec::with_capacity(changes.len());
         let mut states = Vec::with_capacity(changes.len());
-        for Change { id, expected, delivery, events } in &changes {
-            let freed = if delivery.stripped {
-                let inline = |_: &Head, record: MessageV1<'_>, _: &[u8]| match record.payload {
-                    PayloadPlace::Inline(length) => length,
-                    PayloadPlace::File(_) | PayloadPlace::Removed => 0,
-                };
-                let id = *id;
-                self.reading(move |inner| inner.record(id, inline)).await?.unwrap_or(0)
-            } else {
-                0
-            };
+        for Change { id, delivery, events, .. } in &changes {
+            let freed = if delivery.stripped { self.inline_length(*id).await? } else { 0 };
+            let (delivery, events) = (Cow::Borrowed(delivery), Cow::Borrowed(events.as_slice()));
+            records.push(ChangeV1 { id: *id, delivery, events, freed });
+        }
+        let freed: Vec<u64> = records.iter().map(|record| record.freed).collect();
+        let (body, entries) = encode_changes(records).map_err(record_failed)?;
+        for ((Change { id, expected, delivery, .. }, entry), freed) in changes.iter().zip(entries).zip(freed)
+        {
             states.push(NewState {
                 id: *id,
                 expected: *expected,
@@ -400,12 +408,10 @@ impl MessageStore for SledStore {
                 lease: keys::lease(delivery, *id),
                 delivery: serde_json::to_vec(delivery).map_err(|error| record_failed(error.into()))?,
                 freed,
+                entry,
             });
-            let (delivery, events) = (Cow::Borrowed(delivery), Cow::Borrowed(events.as_slice()));
-            records.push(ChangeV1 { id: *id, delivery, events, freed });
         }
-        let record = encode(&ChangesRecord::V1 { changes: records }).map_err(record_failed)?;
-        let body = Body::new(FrameKind::Changed, vec![record]);
+        let body = Body::new(FrameKind::Changed, vec![body]);
         let gone =
             || CommitError::Store(StoreError::Stopped { reason: "the committer has ended".to_owned() });
         let (done, answer) = oneshot::channel();

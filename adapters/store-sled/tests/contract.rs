@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use amtsbote_store_sled::{Unobserved, open};
+use amtsbote_store_sled::{StoreOptions, open};
 use amtsbote_testkit::contract;
 
 #[tokio::test]
 async fn the_embedded_store_keeps_the_contract() {
-    contract::crash_safe(&|folder| Arc::new(open(folder, Box::new(Unobserved)).unwrap().0)).await;
+    contract::crash_safe(&|folder| Arc::new(open(folder, StoreOptions::default()).unwrap().0)).await;
 }

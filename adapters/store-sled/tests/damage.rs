@@ -10,12 +10,12 @@ use amtsbote_core::delivery::{Delivery, Input};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::port::{Accepted, Change, MessageStore, StoreError};
 use amtsbote_core::route::ChannelKind;
-use amtsbote_store_sled::{OpenError, OpenReport, SledStore, Unobserved, open};
+use amtsbote_store_sled::{OpenError, OpenReport, SledStore, StoreOptions, open};
 use amtsbote_testkit::samples::{Acceptances, seal};
 use amtsbote_testkit::time::noon;
 
 fn reopen(folder: &Path) -> (SledStore, OpenReport) {
-    open(folder, Box::new(Unobserved)).unwrap()
+    open(folder, StoreOptions::default()).unwrap()
 }
 
 fn journal(folder: &Path) -> PathBuf {
@@ -171,10 +171,10 @@ async fn an_index_older_than_its_checkpoint_is_rebuilt() {
 async fn a_second_process_and_a_future_format_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let first = reopen(folder.path());
-    assert!(matches!(open(folder.path(), Box::new(Unobserved)), Err(OpenError::InUse(_))));
+    assert!(matches!(open(folder.path(), StoreOptions::default()), Err(OpenError::InUse(_))));
     drop(first);
     std::fs::write(folder.path().join("format"), "amtsbote-store 9\n").unwrap();
-    let refused = open(folder.path(), Box::new(Unobserved)).map(|_| ()).unwrap_err();
+    let refused = open(folder.path(), StoreOptions::default()).map(|_| ()).unwrap_err();
     assert!(matches!(&refused, OpenError::Format { found, .. } if found == "amtsbote-store 9"), "{refused}");
 }
 

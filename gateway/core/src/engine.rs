@@ -248,6 +248,11 @@ impl Engine {
     /// Moves everything that is due. Returns when the next timer fires, at once if there are more.
     async fn fire_timers(&self) -> Result<Option<Timestamp>, StoreError> {
         let now = self.ports.clock.now();
+        let first = self.ports.store.timers(1).await?.pop().and_then(|item| item.due);
+        if first.is_none_or(|first| first > now) {
+            self.ports.observer.record(Observation::Scheduled { lag: Duration::ZERO, at: now });
+            return Ok(first);
+        }
         let items = self.ports.store.timers(TIMER_BATCH).await?;
         let full = items.len() == TIMER_BATCH;
         let (due, later): (Vec<WorkItem>, Vec<WorkItem>) =

@@ -120,9 +120,6 @@ impl Mailboxes {
                     for id in ids {
                         messages.extend(self.store.load(id).await?);
                     }
-                    if !messages.is_empty() {
-                        self.wake.work();
-                    }
                     return Ok(Lease { id, until, messages });
                 }
                 Err(CommitError::Stale(_)) => {}
@@ -284,7 +281,6 @@ impl Mailboxes {
                 Ok(()) => {
                     message.delivery = next.delivery;
                     message.events.extend(next.events);
-                    self.wake.work();
                     return Ok(message);
                 }
                 Err(CommitError::Stale(_)) => {}
@@ -306,7 +302,22 @@ fn holds(id: LeaseId) -> impl Fn(&crate::delivery::MailboxItem) -> bool {
     move |item| matches!(item.state, ItemState::Leased { lease, .. } if lease == id)
 }
 
-/// `at + duration`, at most the end of time.
+/// `at + duration` in whole milliseconds, rounded up, at most the end of time. Stores order by milliseconds, so a finer time would
+/// seem due before it is.
 pub(crate) fn add(at: Timestamp, duration: Duration) -> Timestamp {
-    at.checked_add(duration).unwrap_or(Timestamp::MAX)
+    let millis = i64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(at.as_millisecond().saturating_add(millis)).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_whole_milliseconds_and_never_early() {
+        let start = Timestamp::from_millisecond(1_000).unwrap();
+        assert_eq!(add(start, Duration::from_nanos(1)).as_nanosecond(), 1_001_000_000);
+        assert_eq!(add(start, Duration::from_millis(5)).as_millisecond(), 1_005);
+        assert_eq!(add(start, Duration::MAX), Timestamp::MAX);
+    }
 }

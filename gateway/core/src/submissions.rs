@@ -8,7 +8,6 @@ use crate::id::MessageId;
 use crate::port::{
     Change, Clock, CommitError, Cursor, HeadEntry, MessageStore, StoreError, StoredMessage, SubmissionFilter,
 };
-use crate::wake::Wake;
 
 /// Why a request about a submission failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,13 +27,12 @@ pub enum SubmissionError {
 pub struct Submissions {
     store: Arc<dyn MessageStore>,
     clock: Arc<dyn Clock>,
-    wake: Arc<Wake>,
 }
 
 impl Submissions {
     /// Submissions over their ports.
-    pub fn new(store: Arc<dyn MessageStore>, clock: Arc<dyn Clock>, wake: Arc<Wake>) -> Self {
-        Self { store, clock, wake }
+    pub fn new(store: Arc<dyn MessageStore>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock }
     }
 
     /// One of the account's submissions.
@@ -79,7 +77,6 @@ impl Submissions {
             };
             match self.store.commit(vec![change]).await {
                 Ok(()) => {
-                    self.wake.work();
                     found.delivery = next.delivery;
                     found.events.extend(next.events);
                     return Ok(found);

@@ -147,6 +147,8 @@ pub struct AccountConfig {
 pub struct Config {
     /// Where messages are kept.
     pub store: PathBuf,
+    /// Free bytes of its disk below which nothing new is accepted.
+    pub min_free: u64,
     /// Portals and departments.
     pub exchange: TlsListener,
     /// Operators.

@@ -35,7 +35,7 @@ enum Command {
         /// Configuration (TOML)
         #[arg(long)]
         config: PathBuf,
-        /// Write the bound addresses as JSON to this file once everything is ready
+        /// Write the bound addresses as JSON to this file once everything is ready; `-` is standard output
         #[arg(long)]
         ready_file: Option<PathBuf>,
     },
@@ -182,7 +182,11 @@ async fn run(gateway: Gateway, path: &Path, ready_file: Option<&Path>) -> anyhow
         let addresses = serde_json::json!({
             "pid": std::process::id(), "exchange": gateway.exchange, "operator": gateway.operator, "telemetry": gateway.telemetry,
         });
-        demo::write_atomically(file, &addresses.to_string()).context("writing the ready file")?;
+        if file == Path::new("-") {
+            println!("{addresses}");
+        } else {
+            demo::write_atomically(file, &addresses.to_string()).context("writing the ready file")?;
+        }
     }
     let (mut hangup, mut terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
     let mut watch = tokio::time::interval(std::time::Duration::from_secs(5));

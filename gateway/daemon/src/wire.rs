@@ -22,7 +22,7 @@ use amtsbote_dvdv::{DvdvDirectory, DvdvOptions};
 use amtsbote_http::{Client, ClientOptions, Listener, Reach, serve};
 use amtsbote_rest::Services;
 use amtsbote_seal::Seal;
-use amtsbote_store_sled::StoreObserver;
+use amtsbote_store_sled::{StoreObserver, StoreOptions};
 use amtsbote_telemetry::{Health, Metrics};
 use amtsbote_tls::{ClientAuth, Identity, ServerTls, Trusted};
 use arc_swap::ArcSwap;
@@ -282,7 +282,9 @@ async fn bind(what: &str, address: SocketAddr) -> Result<(TcpListener, SocketAdd
 }
 
 fn open_store(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn MessageStore>, StartError> {
-    let opened = amtsbote_store_sled::open(&config.store, Box::new(CommitMetrics(Arc::clone(metrics))));
+    let options =
+        StoreOptions { observer: Box::new(CommitMetrics(Arc::clone(metrics))), min_free: config.min_free };
+    let opened = amtsbote_store_sled::open(&config.store, options);
     let (store, report) =
         opened.map_err(|error| StartError::Dependency { what: "store".to_owned(), detail: chain(&error) })?;
     for damage in &report.damaged {
@@ -348,7 +350,7 @@ impl Gateway {
                 Arc::clone(&metrics) as _,
                 Arc::clone(&wake),
             ),
-            submissions: Submissions::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&wake)),
+            submissions: Submissions::new(Arc::clone(&store), Arc::clone(&clock)),
             mailboxes: Mailboxes::new(
                 Arc::clone(&store),
                 Arc::clone(&clock),

@@ -1,5 +1,7 @@
 //! Logs by `tracing`: text for people, JSON for machines.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 /// How lines look.
@@ -37,7 +39,9 @@ pub enum LogProblem {
 /// When the filter is malformed or logs run already.
 pub fn start_logs(options: &LogOptions) -> Result<(), LogProblem> {
     let filter = EnvFilter::try_new(&options.level).map_err(|error| LogProblem::Level(error.to_string()))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     let started = match options.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -7,6 +7,7 @@ pub mod channel;
 pub mod contract;
 pub mod directory;
 pub mod memory;
+pub mod rabbitmq;
 pub mod samples;
 pub mod seal;
 pub mod seeded;

@@ -47,7 +47,7 @@ pub(super) fn read(text: &str, base: &Path) -> (Result<Config, Vec<ConfigIssue>>
 }
 
 fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
-    let store = store(root.section(findings, "store"), findings);
+    let (store, min_free) = store(root.section(findings, "store"), findings);
     let exchange = listener(root.section(findings, "exchange"), findings, None);
     let operator_section = root.section(findings, "operator");
     let operator = if operator_section.is_empty() {
@@ -74,6 +74,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     root.close(findings);
     Some(Config {
         store: store?,
+        min_free,
         exchange: exchange?,
         operator,
         telemetry,
@@ -92,10 +93,11 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     })
 }
 
-fn store(mut section: Section<'_>, findings: &mut Findings) -> Option<std::path::PathBuf> {
+fn store(mut section: Section<'_>, findings: &mut Findings) -> (Option<std::path::PathBuf>, u64) {
     let path = section.path(findings, "path");
+    let min_free = section.number(findings, "min_free_bytes", 64 << 20, 0..=1 << 50);
     section.close(findings);
-    path
+    (path, min_free)
 }
 
 fn key_pair_of(section: &mut Section<'_>, findings: &mut Findings) -> Option<KeyPair> {

@@ -1,0 +1,4 @@
+//! What the load generator and the comparison share: a client that keeps connections open, and results with percentiles.
+
+pub mod load;
+pub mod result;

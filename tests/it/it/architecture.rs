@@ -1,0 +1,181 @@
+//! The arrows between packages, with the reason for each; whatever is not listed is not allowed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+
+/// Package, what it may depend on of ours, and why.
+const ARROWS: &[(&str, &[&str], &str)] = &[
+    ("amtsbote-core", &[], "knows no protocol; every rule of delivery is testable without I/O"),
+    ("amtsbote-telemetry", &["amtsbote-core"], "metric names in one place; replaceable"),
+    ("amtsbote-tls", &[], "plain library: bytes in, identities out"),
+    ("amtsbote-http", &["amtsbote-tls"], "listeners need TLS, nothing else of ours"),
+    ("amtsbote-store-sled", &["amtsbote-core"], "one contract suite proves stores interchangeable"),
+    ("amtsbote-rest", &["amtsbote-core", "amtsbote-http"], "thin driving adapter"),
+    (
+        "amtsbote-dvdv",
+        &["amtsbote-core", "amtsbote-http", "amtsbote-tls"],
+        "shares no message types with the mock",
+    ),
+    ("amtsbote-amqp", &["amtsbote-core", "amtsbote-tls"], "an adapter depends on no other adapter"),
+    ("amtsbote-seal", &["amtsbote-core"], "signs digests, reads no payloads"),
+    (
+        "dvdv-mock",
+        &["amtsbote-http", "amtsbote-tls", "amtsbote-certs"],
+        "core stays out, or both agree on the same bug",
+    ),
+    ("amtsbote-certs", &[], "development PKI, no policy"),
+    ("amtsbote-testkit", &["amtsbote-core"], "fakes and contracts of core's ports"),
+    ("amtsbote-sim", &["amtsbote-core", "amtsbote-testkit"], "whole core on memory ports"),
+    (
+        "amtsbote-it",
+        &["amtsbote-testkit", "amtsbote-certs", "dvdv-mock"],
+        "black box: the daemon only as a process",
+    ),
+    (
+        "amtsbote-benches",
+        &[
+            "amtsbote-core",
+            "amtsbote-testkit",
+            "amtsbote-certs",
+            "amtsbote-store-sled",
+            "amtsbote-tls",
+            "amtsbote-http",
+        ],
+        "generators and the committer alone",
+    ),
+    (
+        "amtsbote",
+        &[
+            "amtsbote-core",
+            "amtsbote-telemetry",
+            "amtsbote-tls",
+            "amtsbote-http",
+            "amtsbote-store-sled",
+            "amtsbote-rest",
+            "amtsbote-dvdv",
+            "amtsbote-amqp",
+            "amtsbote-seal",
+            "amtsbote-certs",
+            "dvdv-mock",
+        ],
+        "the only place that names concrete adapters",
+    ),
+];
+
+/// Third-party crates with one owner among the product's packages.
+const OWNERS: &[(&str, &[&str])] = &[
+    ("sled", &["amtsbote-store-sled"]),
+    ("lapin", &["amtsbote-amqp"]),
+    ("prometheus", &["amtsbote-telemetry"]),
+    ("rustls", &["amtsbote-tls"]),
+    ("tokio-rustls", &["amtsbote-tls"]),
+    ("reqwest", &["amtsbote-http"]),
+    ("cms", &["amtsbote-seal"]),
+    ("anyhow", &["amtsbote", "dvdv-mock"]),
+];
+
+/// Packages that are no part of the product and may use brokers and TLS as clients.
+const OUTSIDE: &[&str] = &["amtsbote-it", "amtsbote-benches", "amtsbote-testkit", "amtsbote-sim"];
+
+/// Licences of third-party crates that fit EUPL-1.2.
+const LICENCES: &[&str] = &[
+    "MIT",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "Unicode-3.0",
+    "0BSD",
+    "CC0-1.0",
+    "OpenSSL",
+    "MIT-0",
+    "BSL-1.0",
+    "CDLA-Permissive-2.0",
+    "Unlicense",
+    "MPL-2.0",
+    "EUPL-1.2",
+];
+
+fn metadata() -> Metadata {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
+    MetadataCommand::new().manifest_path(manifest).other_options(vec!["--locked".to_owned()]).exec().unwrap()
+}
+
+#[test]
+fn every_arrow_is_in_the_table() {
+    let metadata = metadata();
+    let table: BTreeMap<&str, &[&str]> = ARROWS.iter().map(|(name, allowed, _)| (*name, *allowed)).collect();
+    let ours: BTreeSet<&str> =
+        metadata.workspace_packages().iter().map(|package| package.name.as_str()).collect();
+    let mut wrong = Vec::new();
+    for package in metadata.workspace_packages() {
+        let Some(allowed) = table.get(package.name.as_str()) else {
+            wrong.push(format!("{} is not in the table", package.name));
+            continue;
+        };
+        let normal = package.dependencies.iter().filter(|one| one.kind != DependencyKind::Development);
+        for dependency in normal.filter(|one| ours.contains(one.name.as_str())) {
+            if !allowed.contains(&dependency.name.as_str()) {
+                wrong.push(format!("{} -> {}", package.name, dependency.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn protocol_libraries_have_one_owner() {
+    let mut wrong = Vec::new();
+    for package in metadata().workspace_packages() {
+        for dependency in package.dependencies.iter().filter(|one| one.kind != DependencyKind::Development) {
+            let owners = OWNERS.iter().find(|(name, _)| *name == dependency.name).map(|(_, owners)| *owners);
+            let outside = OUTSIDE.contains(&package.name.as_str());
+            if owners.is_some_and(|owners| !owners.contains(&package.name.as_str()) && !outside) {
+                wrong.push(format!("{} -> {}", package.name, dependency.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn third_party_crates_come_from_the_registry_under_licences_that_fit() {
+    let mut wrong = Vec::new();
+    for package in &metadata().packages {
+        let Some(source) = &package.source else { continue };
+        if !source.is_crates_io() {
+            wrong.push(format!("{} comes from {source}", package.name));
+        }
+        let licence = package.license.clone().unwrap_or_default().replace('/', " OR ");
+        // One of the alternatives, all of its parts.
+        let fits = licence.split(" OR ").any(|choice| {
+            choice.split(" AND ").all(|one| LICENCES.contains(&one.trim_matches(|c| "() ".contains(c))))
+        });
+        if !fits {
+            wrong.push(format!("{} is under `{licence}`", package.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn each_direct_dependency_has_one_version() {
+    let metadata = metadata();
+    let direct: BTreeSet<String> = metadata
+        .workspace_packages()
+        .iter()
+        .flat_map(|package| package.dependencies.iter().map(|dependency| dependency.name.clone()))
+        .collect();
+    let mut required: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in metadata.workspace_packages() {
+        for dependency in package.dependencies.iter().filter(|one| direct.contains(&one.name)) {
+            required.entry(dependency.name.clone()).or_default().insert(dependency.req.to_string());
+        }
+    }
+    let several: Vec<_> = required.into_iter().filter(|(_, versions)| versions.len() > 1).collect();
+    assert!(several.is_empty(), "{several:?}");
+}

@@ -1,0 +1,187 @@
+//! Start, reload, stop, and everything that keeps a gateway from starting.
+
+use amtsbote_it::{Lab, METADATA, Options, binary, run};
+use reqwest::Method;
+use serde_json::json;
+
+#[tokio::test]
+async fn health_status_and_metrics_tell_the_truth() {
+    let lab = Lab::start(Options::default()).await;
+    lab.client("portal").submit("1", METADATA, b"x").await;
+    assert_eq!(lab.telemetry("/health/live").await.0, 200);
+    let (status, ready) = lab.telemetry("/health/ready").await;
+    assert!(status == 200 && ready.contains("\"ready\""), "{ready}");
+    let (_, metrics) = lab.telemetry("/metrics").await;
+    for line in [
+        "amtsbote_submissions_total{channel=\"rest\",outcome=\"accepted\"} 1",
+        "amtsbote_build_info{version=",
+        "amtsbote_store_commit_seconds_count",
+        "amtsbote_certificate_expiry_seconds{role=\"seal\"}",
+    ] {
+        assert!(metrics.contains(line), "{line} in\n{metrics}");
+    }
+    let operator = lab.client("operator");
+    let url = format!("https://{}/admin/v1/status", lab.gateway().operator);
+    let status = operator.send(operator.client.request(Method::GET, &url)).await;
+    assert_eq!((status.status, &status.json["health"]["status"]), (200, &json!("ready")));
+    let portal = lab.client("portal");
+    let refused = portal.send(portal.client.request(Method::GET, &url)).await;
+    assert_eq!((refused.status, refused.problem()), (403, "role-missing"));
+    let anonymous = lab.client_with(None);
+    let nobody = anonymous.send(anonymous.client.request(Method::GET, &url)).await;
+    assert_eq!((nobody.status, nobody.problem()), (401, "certificate-required"));
+}
+
+#[tokio::test]
+async fn logs_hold_no_payload_and_no_personal_data() {
+    let mut lab = Lab::start(Options::default()).await;
+    let portal = lab.client("portal");
+    let metadata = METADATA.replace("Wohngeld\"", "SECRETSUBJECT\"").replace("4711", "SECRETCASE");
+    portal.submit("1", &metadata, b"SECRETCONTENT").await;
+    let (token, messages) = lab.client("department").lease(1).await;
+    let id = messages[0]["id"].as_str().unwrap();
+    lab.client("department").on_message(id, "acknowledge", Some(&token), None).await;
+    portal.send(portal.submission("2", "{\"SECRETFIELD\u{e4}\":1}", b"SECRETCONTENT")).await;
+    let (_, metrics) = lab.telemetry("/metrics").await;
+    assert_eq!(lab.stop_gateway().await, 0);
+    let log = lab.log();
+    assert!(log.contains("The gateway is running.") && log.contains("The gateway has ended."), "{log}");
+    assert!(
+        log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()),
+        "JSON per line: {log}"
+    );
+    assert!(!log.contains("SECRET") && !metrics.contains("SECRET"), "{log}");
+}
+
+#[tokio::test]
+async fn a_hangup_reads_accounts_again_and_a_broken_file_changes_nothing() {
+    let lab = Lab::start(Options::default()).await;
+    let nobody = lab.client("nobody");
+    assert_eq!(nobody.get("/v1/submissions").await.problem(), "unknown-account");
+    lab.write_configuration("[[accounts]]\nname = \"nobody\"\nroles = [\"author\"]\nparties = [\"ags:01001000\"]\ncertificates = [\"pki/nobody.pem\"]\n");
+    lab.signal_gateway("HUP");
+    wait_for(&lab, "were read again").await;
+    assert_eq!(nobody.get("/v1/submissions").await.status, 200);
+    std::fs::write(lab.path("amtsbote.toml"), "[exchange]\nlisten = 1\n").unwrap();
+    lab.signal_gateway("HUP");
+    wait_for(&lab, "nothing was changed").await;
+    assert_eq!(nobody.get("/v1/submissions").await.status, 200);
+}
+
+/// Waits for a line in the log, bounded.
+async fn wait_for(lab: &Lab, text: &str) {
+    let seen = async {
+        let mut every = tokio::time::interval(std::time::Duration::from_millis(20));
+        while !lab.log().contains(text) {
+            every.tick().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), seen).await.unwrap();
+}
+
+#[tokio::test]
+async fn everything_survives_a_restart() {
+    let mut lab = Lab::start(Options::default()).await;
+    let id = lab.client("portal").submit("1", METADATA, b"before").await;
+    assert_eq!(lab.stop_gateway().await, 0);
+    lab.start_gateway().await;
+    let again = lab.client("portal").send(lab.client("portal").submission("1", METADATA, b"before")).await;
+    assert_eq!((again.status, &again.json["id"]), (200, &json!(id)));
+    let (token, messages) = lab.client("department").lease(5).await;
+    assert_eq!(messages.len(), 1);
+    assert_eq!(lab.stop_gateway().await, 0);
+    lab.start_gateway().await;
+    let done = lab.client("department").on_message(&id, "acknowledge", Some(&token), None).await;
+    assert_eq!(done.status, 200, "a lease survives too");
+}
+
+#[tokio::test]
+async fn held_messages_are_accepted_and_wait() {
+    let lab = Lab::start(Options { extra: "[engine]\nhold = true\n".to_owned(), ..Options::default() }).await;
+    let (portal, department) = (lab.client("portal"), lab.client("department"));
+    let id = portal.submit("1", METADATA, b"x").await;
+    assert_eq!(department.post("/v1/mailbox/leases", &json!({})).await.json["messages"], json!([]));
+    let text = std::fs::read_to_string(lab.path("amtsbote.toml")).unwrap();
+    std::fs::write(lab.path("amtsbote.toml"), text.replace("hold = true", "hold = false")).unwrap();
+    lab.signal_gateway("HUP");
+    let (_, messages) = department.lease(1).await;
+    assert_eq!(messages[0]["id"], json!(id));
+}
+
+#[tokio::test]
+async fn whatever_keeps_it_from_starting_is_said_with_an_exit_code() {
+    let lab = Lab::start(Options::default()).await;
+    let program = binary("amtsbote");
+    let program = program.to_str().unwrap();
+    let file = lab.path("amtsbote.toml");
+    let file = file.to_str().unwrap();
+    let second = run(&lab.path(""), program, &["serve", "--config", file]);
+    assert_eq!(second.status.code(), Some(75));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("in use by another process"), "{second:?}");
+    assert_eq!(run(&lab.path(""), program, &["check-config", "--config", file]).status.code(), Some(0));
+    for (broken, code, says) in
+        [("[store]\n", 64, "exchange.listen: is missing"), ("[store", 64, "is no TOML")]
+    {
+        std::fs::write(lab.path("broken.toml"), broken).unwrap();
+        let refused = run(&lab.path(""), program, &["serve", "--config", "broken.toml"]);
+        assert_eq!(refused.status.code(), Some(code));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(says), "{refused:?}");
+    }
+    std::fs::write(lab.path("areas.csv"), "ars\n1\n").unwrap();
+    let tables = run(&lab.path(""), program, &["check-config", "--config", file]);
+    assert_eq!(tables.status.code(), Some(64));
+    assert!(
+        String::from_utf8_lossy(&tables.stderr).contains("areas: column `level` is missing"),
+        "{tables:?}"
+    );
+    assert_eq!(run(&lab.path(""), program, &["fly"]).status.code(), Some(64));
+    assert_eq!(run(&lab.path(""), program, &["--help"]).status.code(), Some(0));
+    let missing = run(&lab.path(""), program, &["serve", "--config", "nowhere.toml"]);
+    assert_eq!(missing.status.code(), Some(64));
+    let reference = run(&lab.path(""), program, &["reference"]);
+    assert!(String::from_utf8_lossy(&reference.stdout).contains("[retention]"));
+}
+
+#[tokio::test]
+async fn the_demo_delivers_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = binary("amtsbote");
+    let arguments = ["demo", "--once", "--dir", "lab"];
+    for _ in 0..2 {
+        let demo = run(folder.path(), program.to_str().unwrap(), &arguments);
+        let output = String::from_utf8(demo.stdout).unwrap();
+        assert!(demo.status.success(), "{output}\n{}", String::from_utf8_lossy(&demo.stderr));
+        assert_eq!(
+            output.lines().last(),
+            Some("submitted=35 delivered=35 acknowledged=35 lost=0"),
+            "{output}"
+        );
+    }
+    let lab: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.path().join("lab/lab.json")).unwrap()).unwrap();
+    assert!(lab["routes"].as_array().unwrap().len() >= 35);
+    for account in lab["accounts"].as_array().unwrap() {
+        for file in ["key", "certificate"] {
+            assert!(folder.path().join("lab").join(account[file].as_str().unwrap()).exists(), "{account}");
+        }
+    }
+    std::fs::create_dir(folder.path().join("other")).unwrap();
+    std::fs::write(folder.path().join("other/precious"), "x").unwrap();
+    let refused = run(folder.path(), program.to_str().unwrap(), &["demo", "--once", "--dir", "other"]);
+    assert_eq!(refused.status.code(), Some(64));
+    assert!(folder.path().join("other/precious").exists());
+}
+
+#[tokio::test]
+async fn development_certificates_are_made_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = binary("amtsbote");
+    let make = || run(folder.path(), program.to_str().unwrap(), &["certs", "init", "pki"]);
+    assert!(make().status.success());
+    for name in ["ca", "seal-ca", "server", "portal", "department", "operator", "seal"] {
+        assert!(folder.path().join(format!("pki/{name}.pem")).exists(), "{name}");
+    }
+    let again = make();
+    assert_eq!(again.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("exists already"), "{again:?}");
+}

@@ -1,0 +1,12 @@
+//! Black-box tests: configuration file and protocol in, protocol out.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod amqp;
+mod architecture;
+mod bad_input;
+mod durability;
+mod large;
+mod lifecycle;
+mod round_trip;
+mod routing;
