@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const CHANNELS: usize = 16;
 /// Time for connecting, with TLS and login.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Time for a confirm.
-const CONFIRM: Duration = Duration::from_secs(30);
+const CONFIRM: Duration = Duration::from_secs(15);
 /// First and longest rest after a failed connection.
 const REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// Seconds between heartbeats.
@@ -136,11 +137,14 @@ pub(crate) struct Live {
     pub(crate) connection: Connection,
     socket: Arc<StdMutex<Option<TcpStream>>>,
     idle: StdMutex<Vec<Channel>>,
+    /// Set when we ended the connection; the library notices later.
+    ended: AtomicBool,
 }
 
 impl Live {
     /// Ends the connection now, whatever it is waiting for.
     pub(crate) fn cut(&self) {
+        self.ended.store(true, Ordering::Relaxed);
         if let Some(socket) = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // It may be gone already.
             drop(socket.shutdown(Shutdown::Both));
@@ -148,7 +152,7 @@ impl Live {
     }
 
     fn is_usable(&self) -> bool {
-        self.connection.status().connected()
+        !self.ended.load(Ordering::Relaxed) && self.connection.status().connected()
     }
 }
 
@@ -283,7 +287,9 @@ pub(crate) async fn connect(options: &BrokerOptions, name: &str) -> Result<Live,
         properties,
     );
     match tokio::time::timeout(CONNECT, connecting).await {
-        Ok(Ok(connection)) => Ok(Live { connection, socket, idle: StdMutex::default() }),
+        Ok(Ok(connection)) => {
+            Ok(Live { connection, socket, idle: StdMutex::default(), ended: AtomicBool::new(false) })
+        }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => {
             if let Some(socket) = socket.lock().unwrap_or_else(PoisonError::into_inner).take() {

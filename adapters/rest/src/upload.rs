@@ -16,7 +16,7 @@ use crate::RestLimits;
 use crate::fault::{bad_request, store};
 
 /// Bytes and time spent on a body that is refused anyway.
-const LINGER: usize = 4 << 20;
+const LINGER: usize = 64 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 /// Longest file name kept.
 const NAME_MAX: usize = 255;
