@@ -77,7 +77,7 @@ async fn reaches(lab: &Lab, id: &str, wanted: &str) -> Value {
             }
         }
     };
-    if tokio::time::timeout(Duration::from_secs(60), reached).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(180), reached).await.is_err() {
         let card = portal.get(&format!("/v1/submissions/{id}/events")).await.json;
         panic!("{id} did not become {wanted}: {card:#}");
     }
