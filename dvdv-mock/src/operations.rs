@@ -115,7 +115,12 @@ pub(crate) fn get(
     let value = match function {
         "categories" => mock.directory().categories.clone(),
         "intermediaries" => intermediaries(mock),
-        "version" => json!({ "version": "2.15.0-mock", "buildnunmber": "1", "schemaversion": "2.15" }),
+        // Declared as a string that holds JSON; the key is spelled like that.
+        "version" => {
+            json!(
+                json!({ "version": "2.15.0-mock", "buildnunmber": "1", "schemaversion": "2.15" }).to_string()
+            )
+        }
         _ => {
             let operation = OPERATIONS.iter().find(|one| one.function == function)?;
             return Some(single(mock, operation, request_json, now, faults));

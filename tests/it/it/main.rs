@@ -6,6 +6,7 @@ mod amqp;
 mod architecture;
 mod bad_input;
 mod durability;
+mod dvdv_interface;
 mod large;
 mod lifecycle;
 mod round_trip;
