@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use clap::Parser;
 
+/// The same allocator as the gateway's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Submits to a running gateway over mutual TLS and reports rate and latencies as one line of JSON.
 #[derive(Debug, Parser)]
 struct Arguments {

@@ -15,6 +15,10 @@ use serde_json::{Map, Value};
 use competitors::{Postfix, Queue, RawLog};
 use gateway::Gateway;
 
+/// The same allocator as the gateway's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Bytes of a document.
 const SIZE: usize = 10 << 10;
 /// Client counts.

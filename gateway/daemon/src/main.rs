@@ -12,6 +12,10 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Bodies are allocated on one thread and freed on another, which the C library's allocator does not like.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit codes: 0 done, 64 bad usage or configuration, 70 internal, 75 a dependency is missing or busy.
 const USAGE: u8 = 64;
 const INTERNAL: u8 = 70;
