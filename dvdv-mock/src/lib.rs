@@ -1,7 +1,7 @@
 //! A DVDV2 directory server as its published interface describes it (API v2, 2.15), for tests, the demo and laboratories.
 //!
 //! Written from the interface, not from the client next door, so that the two cannot agree on the same mistake. The shapes on
-//! the wire are those real servers send; where the published file is known to be wrong, `published_shapes` serves its version.
+//! the wire are those real servers send, also where the published file is known to be wrong.
 //! Not for production: it makes its own certificates and forgets everything when it ends.
 
 mod auth;

@@ -63,9 +63,6 @@ struct Arguments {
     /// Refuse an assertion that was used before
     #[arg(long)]
     refuse_replay: bool,
-    /// Serve the shapes of the published file where it is wrong
-    #[arg(long)]
-    published_shapes: bool,
     /// Fault rule as JSON, such as '{"function":"version","times":3,"fault":{"status":{"code":503}}}'; repeatable
     #[arg(long = "fault", value_name = "JSON")]
     faults: Vec<String>,
@@ -110,7 +107,6 @@ fn options(arguments: &Arguments) -> MockOptions {
         accept_elliptic: !arguments.rs256_only,
         refuse_replay: arguments.refuse_replay,
         bearers: arguments.bearers.iter().cloned().collect(),
-        published_shapes: arguments.published_shapes,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::certificate::Certificates;
 use crate::faults::{Fault, FaultRule, Script};
 use crate::model::Directory;
 use crate::operations;
-use crate::problem::{Answer, empty, missing, reply, unauthenticated};
+use crate::problem::{Answer, empty, missing, unauthenticated};
 
 /// Largest request body.
 const BODY_MAX: usize = 8 << 20;
@@ -69,8 +69,6 @@ pub struct MockOptions {
     pub refuse_replay: bool,
     /// Tokens accepted on the Bundesmaster path.
     pub bearers: BTreeSet<String>,
-    /// Serve the shapes of the published file where it is wrong.
-    pub published_shapes: bool,
 }
 
 impl Default for MockOptions {
@@ -84,7 +82,6 @@ impl Default for MockOptions {
             accept_elliptic: true,
             refuse_replay: false,
             bearers: BTreeSet::new(),
-            published_shapes: false,
         }
     }
 }
@@ -286,7 +283,8 @@ fn dispatch(
         if method != Method::POST {
             return not_allowed();
         }
-        return shape(mock, function, true, operations::post(mock, function, body, faults));
+        return operations::post(mock, function, body, faults)
+            .unwrap_or_else(|| empty(StatusCode::NOT_FOUND));
     }
     if method != Method::GET {
         return not_allowed();
@@ -297,18 +295,8 @@ fn dispatch(
     }
     let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     let request_json = pairs.into_owned().find(|(name, _)| name == "request_json").map(|(_, value)| value);
-    shape(mock, function, false, operations::get(mock, function, request_json.as_deref(), faults))
-}
-
-/// The published file declares single objects where real servers send lists.
-fn shape(mock: &Mock, function: &str, batch: bool, answer: Option<Answer>) -> Answer {
-    let Some(answer) = answer else { return empty(StatusCode::NOT_FOUND) };
-    let wrong = batch
-        || matches!(function, "findServiceSpecificationUrisByCategory" | "findOrganizationsByServiceElement");
-    if !(mock.options.published_shapes && wrong && answer.status() == StatusCode::OK) {
-        return answer;
-    }
-    reply(StatusCode::OK, "application/json; charset=utf-8", "{}".to_owned())
+    operations::get(mock, function, request_json.as_deref(), faults)
+        .unwrap_or_else(|| empty(StatusCode::NOT_FOUND))
 }
 
 fn failing(code: u16, retry_after: Option<u64>) -> Answer {

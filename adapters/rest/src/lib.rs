@@ -32,7 +32,7 @@ pub use openapi::{document, router};
 pub struct RestLimits {
     /// Bytes of the metadata part.
     pub metadata: usize,
-    /// Bytes of a whole request body.
+    /// Bytes of document and attachments together.
     pub body: u64,
     /// Attachments of one message.
     pub attachments: usize,

@@ -18,6 +18,8 @@ use crate::fault::{bad_request, store};
 /// Bytes and time spent on a body that is refused anyway.
 const LINGER: usize = 64 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
+/// Bytes for boundary and headers of one part.
+const PART_FRAMING: u64 = 1 << 10;
 /// Longest file name kept.
 const NAME_MAX: usize = 255;
 
@@ -55,7 +57,7 @@ pub(crate) async fn read(
 ) -> Result<Upload, Problem> {
     let length =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limits.body) {
+    if length.is_some_and(|length| length > stream_limit(limits)) {
         linger(body.into_data_stream()).await;
         return Err(body_too_large(limits));
     }
@@ -78,6 +80,11 @@ pub(crate) async fn read(
         return Err(problem);
     }
     reader.finish(metadata).await
+}
+
+/// Bytes of a whole stream: the limit is for document and attachments, so that metadata and the framing of parts come on top.
+fn stream_limit(limits: &RestLimits) -> u64 {
+    limits.body + limits.metadata as u64 + (limits.attachments as u64 + 2) * PART_FRAMING
 }
 
 /// Reads on for a moment after a refusal: a client that is still sending would get a reset instead of the answer.
@@ -107,7 +114,8 @@ async fn stalled<T>(
 
 impl Reader<'_> {
     async fn parts(&mut self, stream: &mut BodyDataStream, boundary: String) -> Result<(), Problem> {
-        let constraints = Constraints::new().size_limit(SizeLimit::new().whole_stream(self.limits.body));
+        let constraints =
+            Constraints::new().size_limit(SizeLimit::new().whole_stream(stream_limit(self.limits)));
         let mut multipart = Multipart::with_constraints(stream, boundary, constraints);
         while let Some(field) = stalled(self.limits, multipart.next_field()).await? {
             self.part(field).await?;
@@ -151,6 +159,9 @@ impl Reader<'_> {
         while let Some(bytes) = stalled(self.limits, field.chunk()).await? {
             hasher.update(&bytes);
             size += bytes.len() as u64;
+            if self.offset + size > self.limits.body {
+                return Err(body_too_large(self.limits));
+            }
             self.writer.write(bytes).await.map_err(|error: StoreError| store(&error))?;
         }
         let part = Part { name, media_type, size, sha256: Sha256Digest::from(hasher), offset: self.offset };

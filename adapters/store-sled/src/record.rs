@@ -1,4 +1,4 @@
-//! What frames hold: versioned JSON records. Old versions stay readable; a golden file pins the current one.
+//! What frames hold: versioned JSON records. Old versions stay readable.
 
 use std::borrow::Cow;
 

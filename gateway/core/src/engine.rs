@@ -167,12 +167,14 @@ impl Engine {
         until: Option<Timestamp>,
         stop: &CancellationToken,
     ) {
+        let held = self.held.load(Ordering::Relaxed);
         let latest = add(self.ports.clock.now(), HEARTBEAT);
         let timer = self.ports.clock.sleep_until(until.map_or(latest, |at| at.min(latest)));
         let mut rest = false;
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.ports.wake.on_work() => {}
+            // While everything is held new work changes nothing; the heartbeat notices the release.
+            () = self.ports.wake.on_work(), if !held => {}
             () = timer => {}
             Some(done) = flight.tasks.join_next() => rest = flight.settle(done),
         }

@@ -105,7 +105,7 @@ pub(crate) fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> DemoErr
 /// [`DemoError`].
 pub async fn run(options: DemoOptions) -> Result<(), DemoError> {
     let logs = amtsbote_telemetry::LogOptions {
-        level: "warn".to_owned(),
+        level: "warn,lapin=off".to_owned(),
         format: amtsbote_telemetry::LogFormat::Text,
     };
     if let Err(error) = amtsbote_telemetry::start_logs(&logs) {

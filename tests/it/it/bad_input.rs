@@ -124,16 +124,22 @@ async fn bodies_that_are_wrong_or_too_large_are_refused() {
         (post().multipart(form().part("virus", file())), 400, "part-unknown"),
         (post().multipart(form().part("metadata", text(&" ".repeat(3000)))), 413, "metadata-too-large"),
         (portal.submission("k", METADATA, &[0; 200_000]), 413, "body-too-large"),
+        (portal.submission("k", METADATA, &[0; 100_001]), 413, "body-too-large"),
         (post().multipart(many), 413, "too-many-attachments"),
     ];
     for (request, status, problem) in cases {
         let refused = portal.send(request).await;
         assert_eq!((refused.status, refused.problem()), (status, problem), "{refused:?}");
     }
+    let largest = portal.send(portal.submission("largest", METADATA, &[0; 100_000])).await;
+    assert_eq!(largest.status, 202, "exactly the limit");
+    let withdrawn = format!("/v1/submissions/{}", largest.json["id"].as_str().unwrap());
+    assert_eq!(portal.send(portal.request(Method::DELETE, &withdrawn)).await.status, 200);
     let truncated = "--b\r\nContent-Disposition: form-data; name=\"document\"\r\n\r\nhalf a docu";
     let request = post().header("Content-Type", "multipart/form-data; boundary=b").body(truncated);
     assert_eq!(portal.send(request).await.problem(), "body-incomplete");
-    nothing_is_stored(&portal).await;
+    let stored = portal.get("/v1/submissions").await.json["submissions"].as_array().unwrap().len();
+    assert_eq!(stored, 1, "only the largest");
 }
 
 #[tokio::test]
