@@ -25,11 +25,11 @@ pub(crate) fn wanted(headers: &HeaderMap, size: u64) -> Result<Span, Problem> {
     let Some((first, last)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
         return Ok(whole);
     };
-    let (first, last) = (first.trim().parse::<u64>().ok(), last.trim().parse::<u64>().ok());
-    let (start, end) = match (first, last) {
-        (Some(first), Some(last)) if last < first => return Ok(whole),
-        (Some(first), last) => (first, last.map_or(size, |last| last.saturating_add(1).min(size))),
-        (None, Some(last)) if range.contains("=-") => (size.saturating_sub(last), size),
+    let number = |text: &str| (!text.is_empty()).then(|| text.parse::<u64>());
+    let (start, end) = match (number(first.trim()), number(last.trim())) {
+        (Some(Ok(first)), Some(Ok(last))) if first <= last => (first, last.saturating_add(1).min(size)),
+        (Some(Ok(first)), None) => (first, size),
+        (None, Some(Ok(last))) => (size.saturating_sub(last), size),
         _ => return Ok(whole),
     };
     if start >= size {
