@@ -176,14 +176,14 @@ async fn returned_refused_and_oversized_messages_are_failures_with_reasons() {
 }
 
 #[tokio::test]
-async fn a_broker_that_dies_gets_everything_once_it_is_back() {
+async fn a_broker_that_goes_down_gets_everything_once_it_is_back() {
     let options =
         RabbitmqOptions { queues: vec![("dept.q".to_owned(), false)], ..RabbitmqOptions::default() };
     let mut broker = Rabbitmq::start(&options).await;
     let lab = lab(&plain(&broker), "amqp://main?queue=dept.q", "").await;
     let first = lab.client("portal").submit("1", METADATA, b"before").await;
     reaches(&lab, &first, "delivered").await;
-    broker.kill();
+    broker.stop();
     let second = lab.client("portal").submit("2", METADATA, b"during").await;
     let events = reaches(&lab, &second, "waiting").await;
     assert!(
