@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
@@ -75,8 +74,6 @@ pub struct BrokerOptions {
     pub tls: Option<Arc<ClientConfig>>,
     /// Login.
     pub login: Login,
-    /// File the password was read from, for messages.
-    pub password_file: Option<PathBuf>,
 }
 
 impl BrokerOptions {
@@ -84,7 +81,7 @@ impl BrokerOptions {
     pub fn plain(host: &str, port: u16, vhost: &str) -> Self {
         let login =
             Login::Password { username: "guest".to_owned(), password: Secret::new("guest".to_owned()) };
-        Self { host: host.to_owned(), port, vhost: vhost.to_owned(), tls: None, login, password_file: None }
+        Self { host: host.to_owned(), port, vhost: vhost.to_owned(), tls: None, login }
     }
 
     fn uri(&self) -> AMQPUri {

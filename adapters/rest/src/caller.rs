@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use amtsbote_core::account::{Account, Credential, Role};
-use amtsbote_http::{Peer, Problem};
+use amtsbote_core::account::{Account, AccountBook, Credential, Role};
+use amtsbote_http::{Peer, PeerTrust, Problem};
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -16,46 +16,45 @@ pub(crate) struct Caller(pub(crate) Arc<Account>);
 impl Caller {
     /// Refuses accounts without the role.
     pub(crate) fn require(&self, role: Role) -> Result<(), Problem> {
-        if self.0.has(role) { Ok(()) } else { Err(forbidden()) }
+        if self.0.has(role) { Ok(()) } else { Err(role_missing()) }
     }
-}
-
-fn forbidden() -> Problem {
-    Problem::new(StatusCode::FORBIDDEN, "role-missing", "This account may not do that")
 }
 
 impl FromRequestParts<Arc<Services>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, services: &Arc<Services>) -> Result<Self, Problem> {
-        let Some(peer) = parts.extensions.get::<Arc<Peer>>() else {
-            return Err(Problem::new(
-                StatusCode::UNAUTHORIZED,
-                "certificate-required",
-                "A client certificate is required",
-            ));
-        };
-        if peer.expired {
-            return Err(Problem::new(
-                StatusCode::FORBIDDEN,
-                "certificate-expired",
-                "The client certificate is outside its validity",
-            ));
-        }
-        let accounts = services.accounts.load();
-        let account = accounts.authenticate(&Credential::Pinned(peer.fingerprint)).or_else(|| {
-            // A subject only means something if our own authority vouches for it.
-            let vouched = peer.trust == amtsbote_http::PeerTrust::Authority;
-            vouched
-                .then(|| accounts.authenticate(&Credential::Subject(peer.subject.as_str().into())))
-                .flatten()
-        });
-        account.cloned().map(Self).ok_or_else(|| {
-            Problem::new(
-                StatusCode::FORBIDDEN,
-                "unknown-account",
-                "No account belongs to this client certificate",
-            )
-        })
+        let peer = parts.extensions.get::<Arc<Peer>>().map(Arc::as_ref);
+        authenticate(peer, &services.accounts.load()).map(Self)
     }
+}
+
+/// The account of a peer; the one place where a certificate becomes an account, for every listener that speaks HTTP.
+///
+/// # Errors
+/// A problem for nobody, for an expired certificate, and for one that belongs to no account.
+pub fn authenticate(peer: Option<&Peer>, accounts: &AccountBook) -> Result<Arc<Account>, Problem> {
+    let Some(peer) = peer else {
+        let title = "A client certificate is required";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "certificate-required", title));
+    };
+    if peer.expired {
+        let title = "The client certificate is outside its validity";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "certificate-expired", title));
+    }
+    let pinned = accounts.authenticate(&Credential::Pinned(peer.fingerprint));
+    let account = pinned.or_else(|| {
+        // A subject only means something if our own authority vouches for it.
+        let vouched = peer.trust == PeerTrust::Authority;
+        vouched.then(|| accounts.authenticate(&Credential::Subject(peer.subject.as_str().into()))).flatten()
+    });
+    account.cloned().ok_or_else(|| {
+        let title = "No account belongs to this client certificate";
+        Problem::new(StatusCode::FORBIDDEN, "unknown-account", title)
+    })
+}
+
+/// The account has no role for this.
+pub fn role_missing() -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "role-missing", "This account may not do that")
 }

@@ -25,6 +25,7 @@ use amtsbote_core::route::Router;
 use amtsbote_core::submissions::Submissions;
 use arc_swap::ArcSwap;
 
+pub use caller::{authenticate, role_missing};
 pub use openapi::{document, router};
 
 /// Bounds of what clients may send.

@@ -7,8 +7,8 @@
 //! 8  length  u64, of the body
 //! ```
 //!
-//! A frame is the unit of atomicity: what one call commits is one frame. The group number tells a torn tail from damage:
-//! a later group was only begun after the earlier one was on stable storage.
+//! A frame is the unit of atomicity: what one call commits is one frame. The group number tells which frames were synced
+//! together: a later group was only begun after the earlier one was on stable storage.
 
 use std::io;
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use amtsbote_core::account::{AccountBook, Credential, Role};
+use amtsbote_core::account::{AccountBook, Role};
 use amtsbote_core::port::{Clock, MessageStore};
 use amtsbote_core::route::Router as RoutingRouter;
-use amtsbote_http::{Peer, PeerTrust, Problem};
+use amtsbote_http::{Peer, Problem};
 use amtsbote_telemetry::{Health, Metrics};
 use arc_swap::ArcSwap;
 use axum::extract::{FromRequestParts, State};
@@ -34,24 +34,13 @@ impl FromRequestParts<Arc<Insight>> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, insight: &Arc<Insight>) -> Result<Self, Problem> {
-        let Some(peer) = parts.extensions.get::<Arc<Peer>>() else {
-            let title = "A client certificate is required";
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "certificate-required", title));
-        };
-        let refused = |kind, title| Err(Problem::new(StatusCode::FORBIDDEN, kind, title));
-        if peer.expired {
-            return refused("certificate-expired", "The client certificate is outside its validity");
-        }
-        let accounts = insight.accounts.load();
-        let pinned = accounts.authenticate(&Credential::Pinned(peer.fingerprint));
-        let vouched =
-            (peer.trust == PeerTrust::Authority).then(|| Credential::Subject(peer.subject.as_str().into()));
-        let account = pinned.or_else(|| vouched.and_then(|subject| accounts.authenticate(&subject)));
+        let peer = parts.extensions.get::<Arc<Peer>>().map(Arc::as_ref);
+        let account = amtsbote_rest::authenticate(peer, &insight.accounts.load())?;
         let roles = [Role::Viewer, Role::Operator, Role::Administrator];
-        match account {
-            None => refused("unknown-account", "No account belongs to this client certificate"),
-            Some(account) if roles.iter().any(|role| account.has(*role)) => Ok(Self),
-            Some(_) => refused("role-missing", "This account may not do that"),
+        if roles.iter().any(|role| account.has(*role)) {
+            Ok(Self)
+        } else {
+            Err(amtsbote_rest::role_missing())
         }
     }
 }

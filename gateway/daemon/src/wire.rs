@@ -259,7 +259,6 @@ fn build_broker(name: &str, config: &BrokerConfig) -> Result<BrokerOptions, Star
         vhost: config.vhost.clone(),
         tls,
         login: config.login.load().map_err(|error| failed(&error))?,
-        password_file: None,
     })
 }
 
