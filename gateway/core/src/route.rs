@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::{Ars, PartyId, SpecificationUri};
 
+mod gv100ad;
 mod resolve;
 mod router;
 mod sources;
 mod tables;
 
+pub use gv100ad::decode as decode_area_table;
 pub use resolve::{Decision, RouteRequest};
 pub use router::{LookupRequest, Recheck, Resolution, Router};
 pub use sources::{Loaded, SourceProblem, Sources};

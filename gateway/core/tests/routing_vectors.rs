@@ -7,7 +7,9 @@ use std::path::Path;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::key::{AreaKey, ServiceKey};
-use amtsbote_core::route::{Decision, RouteRequest, RoutingTables, SourceProblem, Sources};
+use amtsbote_core::route::{
+    Decision, RouteRequest, RoutingTables, SourceProblem, Sources, decode_area_table,
+};
 use serde_json::Value;
 
 const SAMPLE: &str = include_str!("../data/areas-sample.csv");
@@ -105,6 +107,97 @@ fn all_vectors_hold_on_the_full_directory_of_municipalities() {
     let reformed = full.replace("Eisenach, Stadt\",16056,99817", "Eisenach, Stadt\",16056,")
         + "160630105105,16063105,gemeinde,stadt,\"Eisenach, Stadt\",16063,99817\n";
     check_all(&load(&reformed));
+    let published = load(&gv100ad(&reformed));
+    assert_eq!(published.sizes(), load(&reformed).sizes());
+    check_all(&published);
+}
+
+/// An area table as Destatis would write it.
+fn gv100ad(table: &str) -> String {
+    let mut reader = csv::Reader::from_reader(table.as_bytes());
+    let mut lines = Vec::new();
+    for row in reader.deserialize::<HashMap<String, String>>() {
+        let row = row.unwrap();
+        let (kind, kind_code) = match row["level"].as_str() {
+            "bund" => continue,
+            "land" => ("10", ""),
+            "regierungsbezirk" => ("20", ""),
+            "kreis" => ("40", "43"),
+            "verband" => ("50", "53"),
+            _ => ("60", "64"),
+        };
+        // In this format the municipality comes before the association.
+        let ars = &row["ars"];
+        let (upper, association, municipality) =
+            (&ars[..ars.len().min(5)], ars.get(5..9).unwrap_or(""), ars.get(9..).unwrap_or(""));
+        let key = format!("{upper:<5}{municipality:<3}{association:<4}");
+        let (name, postcode) = (&row["name"], &row["plz_sitz"]);
+        lines.push(format!(
+            "{kind}20251231{key}{name:<50}{:<50}{kind_code:<2}{:<41}{postcode:<5}{:<50}",
+            "", "", ""
+        ));
+        if association.starts_with('0') {
+            // What belongs to no association is listed as one of its own.
+            let key = format!("{upper:<5}   {association}");
+            lines.push(format!("5020251231{key}{name:<50}{:<50}50{:<96}", "", ""));
+        }
+    }
+    lines.push(format!("3020251231081  {:<7}Region Stuttgart{:<182}", "", ""));
+    lines.join("\r\n")
+}
+
+#[test]
+fn all_vectors_hold_on_the_sample_in_the_format_of_destatis() {
+    let text = gv100ad(SAMPLE);
+    check_all(&load(&text));
+    let old: Vec<u8> = gv100ad(SAMPLE).chars().map(|letter| u8::try_from(letter).unwrap_or(b'?')).collect();
+    check_all(&load(&decode_area_table(&old)));
+}
+
+#[test]
+fn places_outside_every_kreis_are_left_out_with_a_warning() {
+    let text = format!(
+        "102025123107{:<10}Rheinland-Pfalz\n602025123107000999{:<4}Gemeinschaftliches Hoheitsgebiet\n",
+        "", "0999"
+    );
+    let sources =
+        Sources { areas: &text, services: SERVICES, authorities: "organization_key,name,covers,services\n" };
+    let loaded = sources.load().unwrap();
+    assert_eq!(loaded.warnings, ["area 070000999999 lies in no listed area and is left out"]);
+    assert_eq!(loaded.tables.sizes()["areas"], 2);
+}
+
+#[test]
+fn a_broken_record_of_the_destatis_format_is_named() {
+    let text = format!("1020251231 7{:<10}Rheinland-Pfalz\n7020251231\n102025123108\n", "");
+    assert_eq!(
+        problems(&text, SERVICES, AUTHORITIES),
+        [
+            "areas line 1, column `ARS`: malformed ars: expected 2, 3, 5, 9 or 12 digits; leading zeros count",
+            "areas line 2, column `Satzart`: expected 10, 20, 30, 40, 50 or 60",
+            "areas line 3, column `Bezeichnung`: a value is required",
+        ]
+    );
+}
+
+#[test]
+fn a_central_office_decides_alone() {
+    let services = "ozg_id,name,leika_key,service_specification_uri,exclusive_central\n10092,W,,http://amtsbote.example/w,true\n";
+    let authorities = "organization_key,name,category,covers,services\n\
+                       ags:07315000,Mainz,x,073150000000,10092\nlan:070000000000,Land,x,07,10092\n";
+    let resolve = |services: &str| {
+        let tables = Sources { areas: SAMPLE, services, authorities }.load().unwrap().tables;
+        let request =
+            RouteRequest { service: "ozg:10092".parse().unwrap(), area: "ars:073150000000".parse().unwrap() };
+        tables.resolve(&request, "2026-01-15T12:00:00Z".parse().unwrap()).organization.unwrap().to_string()
+    };
+    assert_eq!(resolve(services), "lan:070000000000");
+    assert_eq!(resolve(&services.replace("true", "false")), "ags:07315000");
+    let wrong = services.replace("true", "yes");
+    assert_eq!(
+        problems(SAMPLE, &wrong, authorities),
+        ["services line 2, column `exclusive_central`: expected true or false"]
+    );
 }
 
 #[test]

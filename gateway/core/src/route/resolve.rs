@@ -183,9 +183,13 @@ impl RoutingTables {
     }
 
     fn decide(&self, services: &[OzgId], area: &Area, at: Timestamp, mut trace: Vec<String>) -> Decision {
-        let chain: Vec<&Ars> = self.chain(&area.ars).collect();
+        let mut chain: Vec<&Ars> = self.chain(&area.ars).collect();
         let path: Vec<&str> = chain.iter().map(|ars| ars.as_str()).collect();
         trace.push(format!("area chain {}", path.join(" > ")));
+        if services.iter().filter_map(|id| self.services.get(id)).any(|service| service.exclusive_central) {
+            trace.push("decided centrally: the coarsest entry wins".to_owned());
+            chain.reverse();
+        }
         for ars in &chain {
             let valid = self.rows(services, ars).filter(|row| row.is_valid(at));
             let best = valid.clone().map(|row| row.priority).max();
@@ -299,10 +303,7 @@ impl RoutingTables {
         services: &'a [OzgId],
         ars: &'a Ars,
     ) -> impl Iterator<Item = &'a Responsibility> + Clone {
-        services
-            .iter()
-            .filter_map(|service| self.responsibilities.get(&(service.clone(), ars.clone())))
-            .flatten()
+        services.iter().filter_map(|service| self.responsibilities.get(service)?.get(ars)).flatten()
     }
 
     fn rows_below<'a>(
@@ -311,11 +312,10 @@ impl RoutingTables {
         area: &'a Area,
         at: Timestamp,
     ) -> impl Iterator<Item = &'a Responsibility> {
-        self.responsibilities
-            .iter()
-            .filter(|((service, ars), _)| services.contains(service) && *ars != area.ars)
-            .flat_map(|(_, rows)| rows)
-            .filter(move |row| row.is_valid(at) && self.chain(&row.area).any(|step| *step == area.ars))
+        self.within(&area.ars)
+            .filter(|ars| **ars != area.ars)
+            .flat_map(|ars| self.rows(services, ars))
+            .filter(move |row| row.is_valid(at))
     }
 
     fn others_below(&self, services: &[OzgId], area: &Area, organization: &PartyId, at: Timestamp) -> bool {

@@ -1,14 +1,15 @@
 //! Reads the operator's files: comma-separated tables with a header line, UTF-8.
 //!
-//! The area table has the columns `ars, ags, level, kind, name, parent_ars, plz_sitz`, as an extract of the directory of
-//! municipalities (GV-ISys, Destatis) is usually kept; levels `bund, land, regierungsbezirk, kreis, verband, gemeinde`. The Bund row
-//! `00` is added when it is missing.
+//! The area table is the directory of municipalities as Destatis publishes it (GV100AD, see [`super::gv100ad`]), or a table with the
+//! columns `ars, ags, level, name, parent_ars, plz_sitz`; levels `bund, land, regierungsbezirk, kreis, verband, gemeinde`. The Bund
+//! row `00` is added when it is missing.
 
 use std::collections::HashMap;
 use std::str::FromStr;
 
 use jiff::Timestamp;
 
+use super::gv100ad;
 use super::tables::{
     Area, AreaLevel, Organization, Responsibility, RoutingTables, Service, ServiceSpecification,
     TableConflict,
@@ -18,9 +19,10 @@ use crate::key::{Ars, InvalidKey, OzgId, PartyId};
 /// Content of the operator's files.
 #[derive(Debug, Clone, Copy)]
 pub struct Sources<'a> {
-    /// Area table.
+    /// Area table, in one of the two formats.
     pub areas: &'a str,
-    /// Service catalogue: `ozg_id, name, leika_key, service_specification_uri` (several keys or URIs separated by `;`).
+    /// Service catalogue: `ozg_id, name, leika_key, service_specification_uri` (several keys or URIs separated by `;`), optional
+    /// `exclusive_central`, `valid_from`, `valid_to`.
     pub services: &'a str,
     /// Authorities: `organization_key, additional_keys, name, category, covers, services, valid_from, valid_to`, optional `priority`.
     pub authorities: &'a str,
@@ -77,20 +79,23 @@ impl Sources<'_> {
     /// # Errors
     /// Every problem found; nothing is half loaded.
     pub fn load(&self) -> Result<Loaded, Vec<SourceProblem>> {
-        let mut problems = Vec::new();
-        let areas = Table::read("areas", self.areas, &mut problems, area);
+        let (mut warnings, mut problems) = (Vec::new(), Vec::new());
+        let mut areas = if gv100ad::recognised(self.areas) {
+            gv100ad::read(self.areas, &mut warnings, &mut problems)
+        } else {
+            Table::read("areas", self.areas, &mut problems, area)
+        };
         let services = Table::read("services", self.services, &mut problems, service);
         let authorities = Table::read("authorities", self.authorities, &mut problems, authority);
         if !problems.is_empty() {
             return Err(problems);
         }
-        let mut areas = areas;
         let (organizations, rows): (Vec<_>, Vec<_>) = authorities.into_iter().unzip();
         let rows: Vec<Responsibility> = rows.into_iter().flatten().collect();
         if let Some(bund) = missing_bund(&areas) {
             areas.push(bund);
         }
-        let warnings = ambiguous(&rows);
+        warnings.extend(ambiguous(&rows));
         match RoutingTables::try_new(areas, services, organizations, rows) {
             Ok(tables) => Ok(Loaded { tables, warnings }),
             Err(conflicts) => Err(conflicts.into_iter().map(SourceProblem::Conflict).collect()),
@@ -210,6 +215,17 @@ impl Table<'_> {
             .collect()
     }
 
+    fn flag(&mut self, column: &'static str) -> bool {
+        match self.optional(column) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => {
+                self.wrong(column, "expected true or false".to_owned());
+                false
+            }
+        }
+    }
+
     fn instant(&mut self, column: &'static str) -> Option<Timestamp> {
         let text = self.optional(column)?.to_owned();
         text.parse()
@@ -251,6 +267,7 @@ fn service(table: &mut Table<'_>) -> Option<Service> {
         id: table.key("ozg_id")?,
         name: table.required("name")?,
         leika: table.list("leika_key"),
+        exclusive_central: table.flag("exclusive_central"),
         specifications: specifications
             .into_iter()
             .map(|uri| ServiceSpecification { uri, valid_from, valid_to })

@@ -62,6 +62,8 @@ pub struct Service {
     pub name: String,
     /// LeiKa keys that mean this service.
     pub leika: Vec<LeikaKey>,
+    /// Whether a central office decides alone: the coarsest entry wins over more specific ones.
+    pub exclusive_central: bool,
     /// Specifications, newest first.
     pub specifications: Vec<ServiceSpecification>,
 }
@@ -154,7 +156,7 @@ pub struct RoutingTables {
     pub(crate) by_specification: HashMap<SpecificationUri, OzgId>,
     pub(crate) organizations: HashMap<PartyId, Organization>,
     pub(crate) by_key: HashMap<PartyId, PartyId>,
-    pub(crate) responsibilities: HashMap<(OzgId, Ars), Vec<Responsibility>>,
+    pub(crate) responsibilities: HashMap<OzgId, HashMap<Ars, Vec<Responsibility>>>,
     version: String,
 }
 
@@ -183,9 +185,8 @@ impl RoutingTables {
             if !tables.areas.contains_key(&entry.area) {
                 conflicts.push(TableConflict::AreaMissing(entry.area.clone(), entry.organization.clone()));
             }
-            let rows =
-                tables.responsibilities.entry((entry.service.clone(), entry.area.clone())).or_default();
-            rows.push(entry);
+            let areas = tables.responsibilities.entry(entry.service.clone()).or_default();
+            areas.entry(entry.area.clone()).or_default().push(entry);
         }
         if conflicts.is_empty() { Ok(tables) } else { Err(conflicts) }
     }
@@ -258,18 +259,20 @@ impl RoutingTables {
             .take(16)
     }
 
+    /// The area and everything below it.
+    pub(crate) fn within<'a>(&'a self, ars: &'a Ars) -> impl Iterator<Item = &'a Ars> {
+        let mut open = vec![ars];
+        std::iter::from_fn(move || {
+            let next = open.pop()?;
+            open.extend(self.children.get(next).into_iter().flatten());
+            Some(next)
+        })
+    }
+
     /// All municipalities in the area, itself included if it is one.
     pub(crate) fn municipalities<'a>(&'a self, ars: &'a Ars) -> Vec<&'a Area> {
-        let mut found = Vec::new();
-        let mut open = vec![ars];
-        while let Some(next) = open.pop() {
-            if let Some(area) = self.areas.get(next)
-                && area.level == AreaLevel::Municipality
-            {
-                found.push(area);
-            }
-            open.extend(self.children.get(next).into_iter().flatten());
-        }
+        let areas = self.within(ars).filter_map(|ars| self.areas.get(ars));
+        let mut found: Vec<_> = areas.filter(|area| area.level == AreaLevel::Municipality).collect();
         found.sort_by(|a, b| a.ars.cmp(&b.ars));
         found
     }
