@@ -215,9 +215,13 @@ impl Index {
         if let Some(position) = position {
             self.sled.insert(POSITION, serde_json::to_vec(&position).map_err(|_| crate::keys::Garbled)?)?;
         }
-        let mut layers = self.write();
-        layers.old = Arc::default();
-        layers.generation += 1;
+        {
+            let mut layers = self.write();
+            layers.old = Arc::default();
+            layers.generation += 1;
+        }
+        // Thousands of entries: freed while nobody waits for the lock.
+        drop(old);
         Ok(())
     }
 

@@ -150,12 +150,14 @@ impl Intake {
         render: RenderAnswer<'_>,
     ) -> Result<Admission, IntakeError> {
         let content = content_digest(&submission.metadata, &submission.parts);
-        // First of all: a duplicate stays a duplicate even if it would be refused today.
-        if let Some(earlier) = self.store.intake(&submission.key).await? {
-            return repeated(earlier, content);
-        }
-        check(&submission.metadata, now).map_err(IntakeError::Metadata)?;
-        let route = self.route(&submission, now).await?;
+        let route = match self.examine(&submission, now).await {
+            Ok(route) => route,
+            // A duplicate stays a duplicate even if it would be refused today.
+            Err(refusal) => {
+                let earlier = self.store.intake(&submission.key).await?;
+                return earlier.map_or(Err(refusal), |earlier| repeated(earlier, content));
+            }
+        };
         let id = self.ids.next(now, self.entropy.as_ref());
         let message = Arc::new(Message {
             id,
@@ -187,11 +189,12 @@ impl Intake {
     }
 
     /// The route, or why it is still open.
-    async fn route(
+    async fn examine(
         &self,
         submission: &Submission,
         now: Timestamp,
     ) -> Result<Result<Box<Route>, String>, IntakeError> {
+        check(&submission.metadata, now).map_err(IntakeError::Metadata)?;
         let request = match (submission.reply, &submission.metadata.recipient) {
             (true, Some(recipient)) => {
                 let service = submission.metadata.service.clone();

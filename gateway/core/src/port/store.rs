@@ -252,7 +252,7 @@ pub trait MessageStore: Send + Sync {
     /// When the store is full or sick.
     async fn stage(&self) -> Result<Box<dyn PayloadWriter>, StoreError>;
 
-    /// What is known of an intake key. Used before any work is spent on a submission; [`Self::accept`] checks again.
+    /// What is known of an intake key. For submissions that would be refused; [`Self::accept`] checks by itself.
     ///
     /// # Errors
     /// When the store is sick.
