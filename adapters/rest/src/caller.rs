@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use amtsbote_core::account::{Account, AccountBook, Credential, Role};
 use amtsbote_http::{Peer, PeerTrust, Problem};
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 
 use crate::Services;
 
-/// An authenticated account.
+/// An authenticated account. Known for every request once [`admit`] has let it in.
+#[derive(Clone)]
 pub(crate) struct Caller(pub(crate) Arc<Account>);
 
 impl Caller {
@@ -20,13 +23,34 @@ impl Caller {
     }
 }
 
-impl FromRequestParts<Arc<Services>> for Caller {
+impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, services: &Arc<Services>) -> Result<Self, Problem> {
-        let peer = parts.extensions.get::<Arc<Peer>>().map(Arc::as_ref);
-        authenticate(peer, &services.accounts.load()).map(Self)
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.get().cloned().ok_or_else(certificate_required)
     }
+}
+
+/// Stands before every route: finds out who calls, counts the call, and says what is left of the quota.
+pub(crate) async fn admit(
+    State(services): State<Arc<Services>>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let peer = request.extensions().get::<Arc<Peer>>().map(Arc::as_ref);
+    let account = authenticate(peer, &services.accounts.load())?;
+    let (counted, left) = services.quotas.count(&account.name);
+    request.extensions_mut().insert(Caller(account));
+    let mut response = match counted {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    left.show(response.headers_mut());
+    Ok(response)
+}
+
+fn certificate_required() -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "certificate-required", "A client certificate is required")
 }
 
 /// The account of a peer; the one place where a certificate becomes an account, for every listener that speaks HTTP.
@@ -34,10 +58,7 @@ impl FromRequestParts<Arc<Services>> for Caller {
 /// # Errors
 /// A problem for nobody, for an expired certificate, and for one that belongs to no account.
 pub fn authenticate(peer: Option<&Peer>, accounts: &AccountBook) -> Result<Arc<Account>, Problem> {
-    let Some(peer) = peer else {
-        let title = "A client certificate is required";
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, "certificate-required", title));
-    };
+    let peer = peer.ok_or_else(certificate_required)?;
     if peer.expired {
         let title = "The client certificate is outside its validity";
         return Err(Problem::new(StatusCode::FORBIDDEN, "certificate-expired", title));

@@ -8,12 +8,14 @@ mod fault;
 mod mailbox;
 mod metadata;
 mod openapi;
+mod quota;
 mod range;
 mod routes;
 mod submissions;
 mod upload;
 mod view;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ use arc_swap::ArcSwap;
 
 pub use caller::{authenticate, role_missing};
 pub use openapi::{document, router};
+pub use quota::Quotas;
 
 /// Bounds of what clients may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +42,20 @@ pub struct RestLimits {
     pub attachments: usize,
     /// Time without a single byte of a body.
     pub stall: Duration,
+    /// Calls of one account per second.
+    pub requests: NonZeroU32,
 }
 
 impl Default for RestLimits {
-    /// 64 KiB, 1 GiB, 1,000, 30 s.
+    /// 64 KiB, 1 GiB, 1,000, 30 s, 10,000 per second: more than one machine serves.
     fn default() -> Self {
-        Self { metadata: 64 << 10, body: 1 << 30, attachments: 1_000, stall: Duration::from_secs(30) }
+        Self {
+            metadata: 64 << 10,
+            body: 1 << 30,
+            attachments: 1_000,
+            stall: Duration::from_secs(30),
+            requests: NonZeroU32::new(10_000).unwrap_or(NonZeroU32::MAX),
+        }
     }
 }
 
@@ -66,6 +77,8 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     /// Who may call; replaced while running.
     pub accounts: Arc<ArcSwap<AccountBook>>,
+    /// How often an account may call.
+    pub quotas: Quotas,
     /// Bounds.
     pub limits: RestLimits,
 }

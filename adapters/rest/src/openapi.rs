@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::Services;
-use crate::{mailbox, routes as explain, submissions};
+use crate::{caller, mailbox, routes as explain, submissions};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -68,5 +68,6 @@ pub fn router(services: Arc<Services>) -> Router {
                 "This path does not take this method",
             )
         })
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&services), caller::admit))
         .with_state(services)
 }

@@ -15,12 +15,12 @@ use amtsbote_core::mailbox::Mailboxes;
 use amtsbote_core::port::{
     Channel, Clock, Directory, DirectoryAnswer, DirectoryUnavailable, Entropy, MessageStore, ServiceQuery,
 };
-use amtsbote_core::route::{Router, RoutingTables, Sources};
+use amtsbote_core::route::{Router, RoutingTables, Sources, decode_area_table};
 use amtsbote_core::submissions::Submissions;
 use amtsbote_core::wake::Wake;
 use amtsbote_dvdv::{DvdvDirectory, DvdvOptions};
 use amtsbote_http::{Client, ClientOptions, Listener, Reach, serve};
-use amtsbote_rest::Services;
+use amtsbote_rest::{Quotas, Services};
 use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
 use amtsbote_telemetry::{Health, Metrics};
@@ -144,8 +144,10 @@ fn load_tables(config: &RoutingConfig) -> Result<RoutingTables, StartError> {
     let read = |path: &Path| {
         std::fs::read_to_string(path).map_err(|error| configuration(path.display().to_string())(&error))
     };
+    let areas = std::fs::read(&config.areas)
+        .map_err(|error| configuration(config.areas.display().to_string())(&error))?;
     let (areas, services, authorities) =
-        (read(&config.areas)?, read(&config.services)?, read(&config.authorities)?);
+        (decode_area_table(&areas), read(&config.services)?, read(&config.authorities)?);
     let loaded = Sources { areas: &areas, services: &services, authorities: &authorities }.load();
     let loaded = loaded.map_err(|problems| StartError::Configuration {
         what: "routing tables".to_owned(),
@@ -361,6 +363,7 @@ impl Gateway {
             receipts: Arc::clone(&seal) as _,
             clock: Arc::clone(&clock),
             accounts: Arc::clone(&accounts),
+            quotas: Quotas::new(config.rest.requests, Arc::clone(&clock)),
             limits: config.rest,
         };
         let insight = Arc::new(Insight {

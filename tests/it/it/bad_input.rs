@@ -278,3 +278,56 @@ async fn leases_and_tokens_are_checked() {
         assert_eq!(portal.get(&format!("/v1/submissions?{query}")).await.status, 400, "{query}");
     }
 }
+
+#[tokio::test]
+async fn a_lease_that_ran_out_is_refused_and_the_message_goes_to_the_next_worker() {
+    let lab = Lab::start(Options::default()).await;
+    let department = lab.client("department");
+    let id = lab.client("portal").submit("1", METADATA, b"x").await;
+    let shortest = json!({ "max": 1, "seconds": 10, "wait": 30 });
+    let lost =
+        department.post("/v1/mailbox/leases", &shortest).await.json["lease"].as_str().unwrap().to_owned();
+    // Answered as soon as the first lease has run out.
+    let (token, messages) = department.lease(1).await;
+    assert_eq!(
+        (&messages[0]["id"], &messages[0]["attempt"], &messages[0]["redelivered"]),
+        (&json!(id), &json!(2), &json!(true))
+    );
+    let late = department.on_message(&id, "acknowledge", Some(&lost), None).await;
+    assert_eq!((late.status, late.problem()), (403, "lease-wrong"));
+    let longer = department
+        .request(Method::PATCH, &format!("/v1/mailbox/leases/{lost}"))
+        .json(&json!({ "seconds": 60 }));
+    let late = department.send(longer).await;
+    assert_eq!((late.status, late.problem()), (409, "lease-lost"));
+    assert_eq!(department.on_message(&id, "release", Some(&token), None).await.status, 200);
+    for token in [&lost, &token] {
+        let late = department.on_message(&id, "acknowledge", Some(token), None).await;
+        assert_eq!((late.status, late.problem()), (409, "lease-lost"));
+    }
+    let (token, _) = department.lease(1).await;
+    assert_eq!(department.on_message(&id, "acknowledge", Some(&token), None).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_account_that_calls_too_often_is_slowed_down() {
+    let limits = "[limits]\nrequests_per_second = 1\n";
+    let lab = Lab::start(Options { extra: limits.to_owned(), ..Options::default() }).await;
+    let (portal, other) = (lab.client("portal"), lab.client("portal-b"));
+    // Eight calls within one second are too many, however slow the machine is.
+    let replies =
+        futures::future::join_all((0..8).map(|_| portal.request(Method::GET, "/v1/submissions").send()));
+    let replies: Vec<_> = replies.await.into_iter().map(Result::unwrap).collect();
+    let header = |reply: &reqwest::Response, name: &str| {
+        reply.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+    };
+    for reply in &replies {
+        assert_eq!(header(reply, "ratelimit-policy").as_deref(), Some("\"account\";q=1;w=1"));
+        assert_eq!(header(reply, "ratelimit").as_deref(), Some("\"account\";r=0;t=1"));
+    }
+    assert!(replies.iter().any(|reply| reply.status() == 200));
+    let refused = replies.into_iter().find(|reply| reply.status() == 429).unwrap();
+    assert_eq!(header(&refused, "retry-after").as_deref(), Some("1"));
+    assert_eq!(amtsbote_it::answer(refused).await.problem(), "too-many-requests");
+    assert_eq!(other.get("/v1/submissions").await.status, 200);
+}

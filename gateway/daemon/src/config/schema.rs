@@ -1,6 +1,7 @@
 //! Every key there is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
@@ -141,6 +142,7 @@ fn limits(mut section: Section<'_>, findings: &mut Findings) -> (Limits, RestLim
     let metadata = section.number(findings, "metadata_bytes", rest.metadata as u64, 1024..=16 << 20);
     let body = section.number(findings, "body_bytes", rest.body, 1024..=1 << 40);
     let attachments = section.number(findings, "attachments", rest.attachments as u64, 0..=65_000);
+    let requests = section.number(findings, "requests_per_second", rest.requests.get().into(), 1..=1_000_000);
     let limits = Limits {
         connections: usize::try_from(connections).unwrap_or(limits.connections),
         handshake: section.duration(findings, "handshake", limits.handshake),
@@ -152,6 +154,7 @@ fn limits(mut section: Section<'_>, findings: &mut Findings) -> (Limits, RestLim
         body,
         attachments: usize::try_from(attachments).unwrap_or(rest.attachments),
         stall: section.duration(findings, "stall", rest.stall),
+        requests: NonZeroU32::new(u32::try_from(requests).unwrap_or(u32::MAX)).unwrap_or(rest.requests),
     };
     section.close(findings);
     (limits, rest)
