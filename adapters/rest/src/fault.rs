@@ -119,7 +119,8 @@ pub(crate) fn store(error: &StoreError) -> Problem {
             )
         }
         StoreError::Full => {
-            tracing::error!(error = error as &dyn std::error::Error, "A request was refused.");
+            // The store itself reports once that it is full, and readiness shows it.
+            tracing::debug!(error = error as &dyn std::error::Error, "A request was refused.");
             Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "store-full",

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::frame::{Body, Position};
 use crate::index::{Index, IndexError, Op};
 use crate::keys::{self, FrameRef, Head};
+use crate::known::IntakeHash;
 use crate::payload::write_error;
 use crate::record::{Checkpoint, CheckpointRecord, Entry, encode};
 use crate::segment::Tail;
@@ -42,10 +43,9 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct NewMessage {
     pub(crate) id: MessageId,
     pub(crate) content: Sha256Digest,
-    /// Keys under which the intake key may already be known, and the one to write.
-    pub(crate) intake: Vec<Vec<u8>>,
-    /// Index generation when sled was asked for those keys.
-    pub(crate) asked: u64,
+    pub(crate) intake: IntakeHash,
+    /// In which the message was received.
+    pub(crate) week: u32,
     pub(crate) version: u64,
     pub(crate) queue: Vec<u8>,
     /// Only a message that was written again can be leased already.
@@ -137,7 +137,8 @@ impl Request {
 /// Changes of one group, on top of the index, before they are durable.
 #[derive(Default)]
 pub(crate) struct Group {
-    overlay: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    heads: HashMap<MessageId, Option<Head>>,
+    intakes: HashMap<IntakeHash, Taken>,
     pub(crate) ops: Vec<Op>,
     pub(crate) live: Vec<(u32, i64)>,
 }
@@ -145,51 +146,55 @@ pub(crate) struct Group {
 impl Group {
     fn put(&mut self, owner: MessageId, key: Vec<u8>, value: Option<Vec<u8>>) {
         if !key.is_empty() {
-            self.overlay.insert(key.clone(), value.clone());
             self.ops.push(Op { owner, key, value });
         }
     }
 
+    fn put_head(&mut self, id: MessageId, head: Head) {
+        self.put(id, keys::head(id), Some(head.encode()));
+        self.heads.insert(id, Some(head));
+    }
+
     pub(crate) fn head(&self, index: &Index, id: MessageId) -> Result<Option<Head>, IndexError> {
-        let key = keys::head(id);
-        let bytes = match self.overlay.get(&key) {
-            Some(value) => value.clone(),
-            None => index.get(&key)?,
-        };
+        if let Some(head) = self.heads.get(&id) {
+            return Ok(head.clone());
+        }
+        let bytes = index.get(&keys::head(id))?;
         Ok(bytes.map(|bytes| Head::decode(&bytes)).transpose()?)
     }
 
     fn taken(&self, index: &Index, message: &NewMessage) -> Result<Option<Taken>, IndexError> {
-        let settled_since = index.generation() != message.asked;
-        for key in &message.intake {
-            let found = match self.overlay.get(key).cloned().or_else(|| index.recent(key)) {
-                Some(value) => value,
-                None if settled_since => index.get(key)?,
-                None => None,
-            };
-            if let Some(value) = found {
-                return Ok(Some(keys::parse_intake_value(&value)?));
-            }
+        if let Some(taken) = self.intakes.get(&message.intake) {
+            return Ok(Some(*taken));
         }
-        Ok(None)
+        let value = index.intake(&message.intake)?;
+        Ok(value.map(|value| keys::parse_intake_value(&value)).transpose()?)
     }
 
     pub(crate) fn accept(&mut self, message: &NewMessage, at: Position, length: u64) {
         let weight = u32::try_from(length).unwrap_or(u32::MAX);
         self.live.push((at.segment, i64::from(weight)));
-        let intake = message.intake.first().cloned().unwrap_or_default();
+        let intake = keys::intake(&message.intake, message.week);
+        self.intakes.insert(message.intake, (message.id, message.content));
+        self.put(message.id, message.lease.clone(), Some(Vec::new()));
+        self.put(message.id, intake.clone(), Some(keys::intake_value(message.id, message.content)));
+        self.put(message.id, message.queue.clone(), Some(Vec::new()));
         let head = Head {
             version: message.version,
-            intake: intake.clone(),
+            intake,
             queue: message.queue.clone(),
             lease: message.lease.clone(),
             frames: vec![FrameRef { at, weight }],
             delivery: message.delivery.clone(),
         };
-        self.put(message.id, keys::head(message.id), Some(head.encode()));
-        self.put(message.id, message.lease.clone(), Some(Vec::new()));
-        self.put(message.id, intake, Some(keys::intake_value(message.id, message.content)));
-        self.put(message.id, message.queue.clone(), Some(Vec::new()));
+        self.put_head(message.id, head);
+    }
+
+    /// Takes back the queues of an older state that is replaced as a whole.
+    pub(crate) fn replace(&mut self, id: MessageId, old: Head) {
+        for key in [old.queue, old.lease] {
+            self.put(id, key, None);
+        }
     }
 
     pub(crate) fn change(&mut self, state: &NewState, mut head: Head, frame: Position) {
@@ -212,16 +217,29 @@ impl Group {
         }
         head.version = state.version;
         head.delivery.clone_from(&state.delivery);
-        self.put(state.id, keys::head(state.id), Some(head.encode()));
+        self.put_head(state.id, head);
     }
 
-    pub(crate) fn forget(&mut self, id: MessageId, head: Head) {
+    pub(crate) fn forget(&mut self, index: &Index, id: MessageId, head: Head) -> Result<(), IndexError> {
         for frame in &head.frames {
             self.live.push((frame.at.segment, -i64::from(frame.weight)));
         }
-        for key in [keys::head(id), head.intake, head.queue, head.lease] {
+        // By now the key may belong to a younger message.
+        let owner = match keys::intake_parts(&head.intake).and_then(|(_, hash)| self.intakes.get(&hash)) {
+            Some((owner, _)) => Some(*owner),
+            None => match index.get(&head.intake)? {
+                Some(value) => Some(keys::parse_intake_value(&value)?.0),
+                None => None,
+            },
+        };
+        if owner == Some(id) {
+            self.put(id, head.intake, None);
+        }
+        for key in [keys::head(id), head.queue, head.lease] {
             self.put(id, key, None);
         }
+        self.heads.insert(id, None);
+        Ok(())
     }
 
     pub(crate) fn relocate(&mut self, id: MessageId, mut head: Head, at: Position, length: u64) {
@@ -231,7 +249,7 @@ impl Group {
         let weight = u32::try_from(length).unwrap_or(u32::MAX);
         self.live.push((at.segment, i64::from(weight)));
         head.frames = vec![FrameRef { at, weight }];
-        self.put(id, keys::head(id), Some(head.encode()));
+        self.put_head(id, head);
     }
 }
 
@@ -244,12 +262,12 @@ enum Reply {
 }
 
 pub(crate) struct Committer {
-    pub(crate) tail: Tail,
-    pub(crate) index: Arc<Index>,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) settler: Settler,
-    pub(crate) looked_for_room: Instant,
-    pub(crate) has_room: bool,
+    tail: Tail,
+    index: Arc<Index>,
+    shared: Arc<Shared>,
+    settler: Settler,
+    looked_for_room: Instant,
+    has_room: bool,
 }
 
 /// The disk is asked for its free space so often.
@@ -266,6 +284,11 @@ fn refuse_new(batch: Vec<Request>) -> Vec<Request> {
 }
 
 impl Committer {
+    pub(crate) fn new(tail: Tail, index: Arc<Index>, shared: Arc<Shared>) -> Self {
+        let has_room = shared.look_for_room();
+        Self { tail, index, shared, settler: Settler::new(), looked_for_room: Instant::now(), has_room }
+    }
+
     /// Runs until [`Request::Stop`] or until every sender is gone.
     pub(crate) fn run(mut self, requests: &Receiver<Request>) {
         loop {
@@ -298,6 +321,7 @@ impl Committer {
         if self.shared.stopped().is_some() {
             return;
         }
+        self.look_for_room();
         if let Err(error) = self.settler.tend(&self.index, &self.shared) {
             self.shared.stop(format!("the index cannot be written: {error}"));
             return;
@@ -310,18 +334,30 @@ impl Committer {
         }
     }
 
+    fn look_for_room(&mut self) {
+        if self.looked_for_room.elapsed() >= LOOK_FOR_ROOM {
+            self.looked_for_room = Instant::now();
+            self.has_room = self.shared.look_for_room();
+        }
+    }
+
     fn checkpoint_now(&mut self) -> Result<(), StoreError> {
         self.settler.now(&self.index, &self.shared).map_err(index_failed)?;
         self.checkpoint()
     }
 
+    /// Writes up to where the index is on stable storage. A failed write or sync of the journal stops the store, as always.
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         let Some(checkpoint) = self.settler.synced(&self.index)? else { return Ok(()) };
-        let failed = |error| write_error("writing a checkpoint", error);
-        let bytes =
-            encode(&CheckpointRecord::V1(checkpoint)).map_err(|error| failed(io::Error::other(error)))?;
+        let position = checkpoint.position;
+        let bytes = encode(&CheckpointRecord::V1(checkpoint)).map_err(|error| StoreError::Io {
+            doing: "writing a checkpoint",
+            source: io::Error::other(error),
+        })?;
         let body = Body::new(crate::frame::FrameKind::Checkpoint, vec![bytes]);
-        self.tail.append(&[&body]).and_then(|()| self.tail.sync()).map_err(failed)
+        self.write(&[&body]).map_err(|failure| failure.error())?;
+        self.settler.checkpointed = Some(position);
+        Ok(())
     }
 
     fn commit(&mut self, batch: Vec<Request>) {
@@ -336,10 +372,7 @@ impl Committer {
         let mut replies = Vec::with_capacity(batch.len());
         let mut written: Vec<usize> = Vec::with_capacity(batch.len());
         // Positions are known before writing: the group goes behind the tail, frame after frame.
-        if self.looked_for_room.elapsed() >= LOOK_FOR_ROOM {
-            self.looked_for_room = Instant::now();
-            self.has_room = self.shared.has_room();
-        }
+        self.look_for_room();
         let batch = if self.has_room { batch } else { refuse_new(batch) };
         let mut at = match self.tail.next_group() {
             Ok(at) => at,
@@ -496,7 +529,7 @@ fn decide(
         Request::Forget { ids, .. } => {
             for id in ids {
                 if let Some(head) = group.head(index, *id)? {
-                    group.forget(*id, head);
+                    group.forget(index, *id, head)?;
                 }
             }
             (Reply::Done, true)
@@ -514,7 +547,7 @@ fn decide(
 }
 
 /// Moves committed changes into sled on a thread of its own, so that the committer can go on.
-pub(crate) struct Settler {
+struct Settler {
     work: Option<JoinHandle<Result<Option<Checkpoint>, IndexError>>>,
     settled: Option<Checkpoint>,
     checkpointed: Option<Position>,
@@ -523,7 +556,7 @@ pub(crate) struct Settler {
 }
 
 impl Settler {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         let now = Instant::now();
         Self { work: None, settled: None, checkpointed: None, last: now, last_checkpoint: now }
     }
@@ -576,7 +609,6 @@ impl Settler {
             return Ok(None);
         };
         index.sync().map_err(index_failed)?;
-        self.checkpointed = Some(settled.position);
         Ok(Some(settled))
     }
 }

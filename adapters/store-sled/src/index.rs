@@ -5,23 +5,27 @@
 //! into one sled batch, so that sled never shows half a message.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use amtsbote_core::id::MessageId;
 
 use crate::frame::Position;
 use crate::keys::POSITION;
+use crate::known::{IntakeHash, Known};
 
 /// Bytes sled may use for its page cache; its default takes a large share of the machine.
 const CACHE: u64 = 64 << 20;
 /// Messages whose keys go to sled in one batch; sled blocks its readers that long.
 const BATCH: usize = 64;
+
+/// How long the lock of a closed index is waited for.
+const LOCK_LINGER: Duration = Duration::from_secs(10);
 
 /// One change of one key, on behalf of a message.
 #[derive(Debug, Clone)]
@@ -42,9 +46,7 @@ struct Layers {
     /// Position behind the last change in `young`.
     position: Option<Position>,
     old: Arc<Layer>,
-    weeks: BTreeSet<u32>,
-    /// Rises whenever `old` has moved into sled.
-    generation: u64,
+    known: Known,
 }
 
 /// The index cannot be read or written.
@@ -52,7 +54,7 @@ struct Layers {
 pub(crate) enum IndexError {
     #[error("sled failed")]
     Sled(#[from] sled::Error),
-    #[error("sled panicked while opening")]
+    #[error("sled panicked")]
     Panicked,
     #[error(transparent)]
     Garbled(#[from] crate::keys::Garbled),
@@ -68,32 +70,21 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Opens or creates the index in a folder. A damaged sled may panic; that is caught.
+    /// Opens or creates the index in a folder, and reads all intake keys. A damaged sled may panic.
     pub(crate) fn open(folder: &Path) -> Result<Self, IndexError> {
         let config = sled::Config::new()
             .path(folder)
             .cache_capacity(CACHE)
             .mode(sled::Mode::HighThroughput)
             .flush_every_ms(None);
-        let sled = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| IndexError::Panicked)??;
-        let index = Self { layers: RwLock::default(), sled, folder: folder.to_owned() };
-        let weeks = index.find_weeks()?;
-        index.write().weeks = weeks;
-        Ok(index)
-    }
-
-    fn find_weeks(&self) -> Result<BTreeSet<u32>, IndexError> {
-        let mut weeks = BTreeSet::new();
-        let mut from = b"i".to_vec();
-        while let Some((key, _)) = self.sled.range(from.as_slice()..b"j".as_slice()).next().transpose()? {
-            let week: [u8; 4] =
-                key.get(1..5).and_then(|bytes| bytes.try_into().ok()).ok_or(crate::keys::Garbled)?;
-            let week = u32::from_be_bytes(week);
-            weeks.insert(week);
-            from = [b"i".as_slice(), &(week + 1).to_be_bytes()].concat();
+        let sled = patiently(|| config.open())?;
+        let mut known = Known::default();
+        for key in sled.range(b"i".as_slice()..b"j".as_slice()).keys() {
+            let (week, hash) = crate::keys::intake_parts(&key?).ok_or(crate::keys::Garbled)?;
+            known.insert(week, &hash);
         }
-        Ok(weeks)
+        let layers = Layers { known, ..Layers::default() };
+        Ok(Self { layers: RwLock::new(layers), sled, folder: folder.to_owned() })
     }
 
     /// Up to where the index on disk is complete.
@@ -121,20 +112,20 @@ impl Index {
         Ok(self.sled.get(key)?.map(|value| value.to_vec()))
     }
 
-    /// Reads a key in the layers in memory only; the outer `None` means: not there, ask sled.
-    pub(crate) fn recent(&self, key: &[u8]) -> Option<Option<Vec<u8>>> {
-        let layers = self.read();
-        layers.young.get(key).or_else(|| layers.old.get(key)).map(|(_, value)| value.clone())
+    /// Whether an intake key may have been used. Memory only.
+    pub(crate) fn may_know(&self, hash: &IntakeHash) -> bool {
+        !self.read().known.weeks(hash).is_empty()
     }
 
-    /// Rises whenever changes have moved into sled, where [`Self::recent`] does not look.
-    pub(crate) fn generation(&self) -> u64 {
-        self.read().generation
-    }
-
-    /// Weeks that have intake keys, newest first.
-    pub(crate) fn weeks(&self) -> Vec<u32> {
-        self.read().weeks.iter().rev().copied().collect()
+    /// Reads an intake key in whichever week it was used.
+    pub(crate) fn intake(&self, hash: &IntakeHash) -> Result<Option<Vec<u8>>, IndexError> {
+        let weeks = self.read().known.weeks(hash);
+        for week in weeks {
+            if let Some(value) = self.get(&crate::keys::intake(hash, week))? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
     }
 
     /// Keys in a range, merged over all layers, at most `limit`; `from` is inclusive, `until` exclusive.
@@ -163,10 +154,8 @@ impl Index {
     pub(crate) fn apply(&self, ops: Vec<Op>, position: Position) {
         let mut layers = self.write();
         for op in ops {
-            if op.key.first() == Some(&b'i')
-                && let Some(week) = op.key.get(1..5).and_then(|bytes| bytes.try_into().ok())
-            {
-                layers.weeks.insert(u32::from_be_bytes(week));
+            if let (Some((week, hash)), true) = (crate::keys::intake_parts(&op.key), op.value.is_some()) {
+                layers.known.insert(week, &hash);
             }
             layers.young.insert(op.key, (op.owner, op.value));
         }
@@ -215,11 +204,7 @@ impl Index {
         if let Some(position) = position {
             self.sled.insert(POSITION, serde_json::to_vec(&position).map_err(|_| crate::keys::Garbled)?)?;
         }
-        {
-            let mut layers = self.write();
-            layers.old = Arc::default();
-            layers.generation += 1;
-        }
+        self.write().old = Arc::default();
         // Thousands of entries: freed while nobody waits for the lock.
         drop(old);
         Ok(())
@@ -239,6 +224,23 @@ impl Index {
         }
         File::open(&self.folder)?.sync_all()?;
         Ok(())
+    }
+}
+
+/// Opens sled. Threads of an index that was closed a moment ago in this process may still hold its lock; other processes are
+/// kept out by the store's own lock before.
+#[expect(clippy::disallowed_methods, reason = "opening blocks anyway")]
+fn patiently(open: impl Fn() -> sled::Result<sled::Db>) -> sled::Result<sled::Db> {
+    let begun = Instant::now();
+    loop {
+        match open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock") && begun.elapsed() < LOCK_LINGER =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
     }
 }
 
@@ -314,7 +316,7 @@ mod tests {
         index.apply(vec![op("a", Some("2"))], at(3));
         index.settle(index.close()).unwrap();
         assert_eq!(all(&index), "a2 c1 d1 ");
-        assert_eq!((index.get(b"b").unwrap(), index.recent(b"a")), (None, None));
+        assert_eq!(index.get(b"b").unwrap(), None);
         assert_eq!(index.scan(b"a", b"z", 2).unwrap().len(), 2);
         index.sync().unwrap();
         drop(index);

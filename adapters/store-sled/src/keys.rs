@@ -20,6 +20,7 @@ use amtsbote_core::route::{ChannelKind, Destination};
 use sha2::{Digest, Sha256};
 
 use crate::frame::Position;
+use crate::known::IntakeHash;
 
 pub(crate) const POSITION: &[u8] = b"!position";
 
@@ -114,15 +115,28 @@ pub(crate) fn head(id: MessageId) -> Vec<u8> {
     [b"h", id.as_bytes().as_slice()].concat()
 }
 
-/// Key of an intake key in the partition of the week in which the message was received.
-pub(crate) fn intake(key: &IntakeKey, week: u32) -> Vec<u8> {
+/// An intake key, without the week.
+pub(crate) fn intake_hash(key: &IntakeKey) -> IntakeHash {
     let mut hasher = Sha256::new();
     for field in [key.account.as_str(), scheme(key), key.value.as_str()] {
         hasher.update((field.len() as u64).to_be_bytes());
         hasher.update(field);
     }
-    let hash = hasher.finalize();
-    [b"i".as_slice(), &week.to_be_bytes(), &hash[..16]].concat()
+    let hash: [u8; 32] = hasher.finalize().into();
+    let mut cut = IntakeHash::default();
+    cut.copy_from_slice(&hash[..16]);
+    cut
+}
+
+/// Key of an intake key in the partition of the week in which the message was received.
+pub(crate) fn intake(hash: &IntakeHash, week: u32) -> Vec<u8> {
+    [b"i".as_slice(), &week.to_be_bytes(), hash].concat()
+}
+
+/// Week and hash, if a key of the index is an intake key.
+pub(crate) fn intake_parts(key: &[u8]) -> Option<(u32, IntakeHash)> {
+    let (week, hash) = key.strip_prefix(b"i")?.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*week), hash.try_into().ok()?))
 }
 
 fn scheme(key: &IntakeKey) -> &'static str {

@@ -1,7 +1,7 @@
 //! Embedded message store: an append-only journal is the truth, sled its rebuildable index (ADR 0002).
 //!
 //! ```text
-//! DIR/format       version of the layout
+//! DIR/format       version of the layout, and a random number that seeds the checksums
 //! DIR/lock         held by the running process
 //! DIR/journal/     segments of checksummed frames; one group = one write + one fdatasync
 //! DIR/payload/     large payloads, one file each, durable before their frame
@@ -17,7 +17,11 @@ mod committer;
 mod frame;
 mod index;
 mod keys;
+mod known;
+mod listing;
 mod payload;
+mod quarantine;
+mod read;
 mod record;
 mod recovery;
 mod segment;
@@ -27,17 +31,20 @@ mod store;
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 pub use recovery::OpenReport;
 pub use shared::{StoreObserver, StoreOptions, Unobserved};
 pub use store::SledStore;
 
+use frame::Salt;
 use index::{Index, IndexError};
+use quarantine::Quarantine;
 use recovery::{RecoveryError, Replay, last_checkpoint};
 use segment::{Folder, sync_folder};
 
-const FORMAT: &str = "amtsbote-store 1\n";
+const FORMAT: &str = "amtsbote-store 1";
 
 /// Why a store was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +53,7 @@ pub enum OpenError {
     #[error("the store in {0} is in use by another process")]
     InUse(PathBuf),
     /// It was written by another version.
-    #[error("the store in {folder} has the format `{found}`, this version reads `{}`", FORMAT.trim())]
+    #[error("the store in {folder} has the format `{found}`, this version reads `{}`", FORMAT)]
     Format {
         /// Where.
         folder: PathBuf,
@@ -71,48 +78,44 @@ pub enum OpenError {
 /// [`OpenError`]; the store is not changed then.
 pub fn open(root: &Path, options: StoreOptions) -> Result<(SledStore, OpenReport), OpenError> {
     let failed = |source| OpenError::Io { folder: root.to_owned(), source };
-    std::fs::create_dir_all(root.join("journal")).map_err(failed)?;
+    make_folders(root).map_err(failed)?;
     let lock = take_lock(root)?;
-    check_format(root)?;
-    let folder = Folder::new(root.join("journal"));
+    let folder = Folder::new(root.join("journal"), read_format(root)?);
     let checkpoint = last_checkpoint(&folder).map_err(failed)?;
-    let mut report = OpenReport::default();
-    let (index, from) = match usable_index(root, checkpoint.as_ref().map(|checkpoint| checkpoint.position)) {
-        Ok(index) => (index, checkpoint),
-        Err(reason) => {
-            if !folder.segments().map_err(failed)?.is_empty() {
-                report.rebuilt = Some(reason);
-            }
-            (fresh_index(root).map_err(|error| failed(io::Error::other(error)))?, None)
-        }
-    };
-    let recovered = match Replay::new(&folder, &index, root, &mut report).run(from) {
-        Ok(recovered) => recovered,
-        // The index opened but cannot be used: once more from the beginning, with a new one.
-        Err(RecoveryError::Index(error)) => {
-            drop(index);
-            report = OpenReport { rebuilt: Some(error.to_string()), ..OpenReport::default() };
-            let index = fresh_index(root).map_err(|error| failed(io::Error::other(error)))?;
-            let recovered = Replay::new(&folder, &index, root, &mut report).run(None);
-            let recovered = recovered.map_err(|error| failed(io::Error::other(error)))?;
-            return start(root, lock, index, recovered, report, options);
-        }
+    // Damage in sled shows as an error or as a panic, at opening or at any read.
+    let usable = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let index = usable_index(root, checkpoint.as_ref().map(|checkpoint| checkpoint.position))?;
+        let mut report = OpenReport::default();
+        let recovered = Replay::new(&folder, &index, root, &mut report).run(checkpoint)?;
+        Ok((index, recovered, report))
+    }));
+    let (index, recovered, report) = match usable.unwrap_or_else(|_| Err(IndexError::Panicked.into())) {
+        Ok(all) => all,
         Err(RecoveryError::Io(error)) => return Err(failed(error)),
+        Err(unusable) => {
+            let mut report = OpenReport::default();
+            if !folder.segments().map_err(failed)?.is_empty() {
+                report.rebuilt = Some(describe(&unusable));
+            }
+            let rebuilt = fresh_index(root).map_err(RecoveryError::from).and_then(|index| {
+                let recovered = Replay::new(&folder, &index, root, &mut report).run(None)?;
+                Ok((index, recovered))
+            });
+            let (index, recovered) = rebuilt.map_err(|error| failed(io::Error::other(error)))?;
+            (index, recovered, report)
+        }
     };
-    start(root, lock, index, recovered, report, options)
+    let store = SledStore::start(root, lock, folder, index, recovered, &report, options).map_err(failed)?;
+    Ok((store, report))
 }
 
-fn start(
-    root: &Path,
-    lock: File,
-    index: Index,
-    recovered: recovery::Recovered,
-    report: OpenReport,
-    options: StoreOptions,
-) -> Result<(SledStore, OpenReport), OpenError> {
-    let store = SledStore::start(root, lock, index, recovered, &report, options)
-        .map_err(|source| OpenError::Io { folder: root.to_owned(), source })?;
-    Ok((store, report))
+/// Makes all folders, durably, before anything is written into them.
+fn make_folders(root: &Path) -> io::Result<()> {
+    for name in ["journal", "payload"] {
+        std::fs::create_dir_all(root.join(name))?;
+    }
+    sync_folder(root)?;
+    root.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_folder)
 }
 
 fn take_lock(root: &Path) -> Result<File, OpenError> {
@@ -130,52 +133,59 @@ fn take_lock(root: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn check_format(root: &Path) -> Result<(), OpenError> {
+/// Checks the version of the store and reads its salt; writes both for a new store.
+fn read_format(root: &Path) -> Result<Salt, OpenError> {
     let failed = |source| OpenError::Io { folder: root.to_owned(), source };
     let path = root.join("format");
     match std::fs::read_to_string(&path) {
-        Ok(found) if found == FORMAT => Ok(()),
-        Ok(found) => Err(OpenError::Format { folder: root.to_owned(), found: found.trim().to_owned() }),
+        Ok(found) => {
+            let salt = found.strip_prefix(FORMAT).and_then(|rest| rest.trim().strip_prefix("salt "));
+            salt.and_then(|salt| u32::from_str_radix(salt, 16).ok())
+                .map(Salt)
+                .ok_or_else(|| OpenError::Format { folder: root.to_owned(), found: found.trim().to_owned() })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            std::fs::write(&path, FORMAT).and_then(|()| File::open(&path)?.sync_all()).map_err(failed)?;
-            sync_folder(root).map_err(failed)
+            let salt = Salt(rand::random());
+            let new = root.join("format.new");
+            std::fs::write(&new, format!("{FORMAT} salt {:08x}\n", salt.0)).map_err(failed)?;
+            File::open(&new).and_then(|file| file.sync_all()).map_err(failed)?;
+            std::fs::rename(&new, &path).and_then(|()| sync_folder(root)).map_err(failed)?;
+            Ok(salt)
         }
         Err(error) => Err(failed(error)),
     }
 }
 
 /// The index, if it is at least as far as the last checkpoint says.
-fn usable_index(root: &Path, checkpoint: Option<frame::Position>) -> Result<Index, String> {
+fn usable_index(root: &Path, checkpoint: Option<frame::Position>) -> Result<Index, RecoveryError> {
+    let unusable = |reason| Err(RecoveryError::Unusable(reason));
     let folder = root.join("index");
     if !folder.exists() {
-        return Err("the index is missing".to_owned());
+        return unusable("the index is missing");
     }
-    let checkpoint = checkpoint.ok_or("the journal has no checkpoint")?;
-    let index = Index::open(&folder).map_err(|error| describe(&error))?;
-    match index.position() {
-        Ok(Some(position)) if position >= checkpoint => Ok(index),
-        Ok(_) => Err("the index is older than the last checkpoint".to_owned()),
-        Err(error) => Err(describe(&error)),
+    let Some(checkpoint) = checkpoint else { return unusable("the journal has no checkpoint") };
+    let index = Index::open(&folder)?;
+    match index.position()? {
+        Some(position) if position >= checkpoint => Ok(index),
+        _ => unusable("the index is older than the last checkpoint"),
     }
 }
 
-fn describe(error: &IndexError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
+fn describe(error: &RecoveryError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
     }
+    text
 }
 
 /// Puts an old index aside and creates a new one.
 fn fresh_index(root: &Path) -> Result<Index, IndexError> {
     let folder = root.join("index");
     if folder.exists() {
-        let quarantine = root.join("quarantine");
-        std::fs::create_dir_all(&quarantine)?;
-        let free = (1..).map(|n| quarantine.join(format!("index-{n}"))).find(|path| !path.exists());
-        if let Some(free) = free {
-            std::fs::rename(&folder, free)?;
-        }
+        Quarantine::of(root).take(&folder)?;
     }
     Index::open(&folder)
 }

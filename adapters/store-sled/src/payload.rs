@@ -61,7 +61,7 @@ impl Payloads {
         Box::new(Writer { payloads: Arc::clone(self), pieces: Vec::new(), pending: 0, spilled: None })
     }
 
-    fn path(&self, id: MessageId) -> PathBuf {
+    pub(crate) fn path(&self, id: MessageId) -> PathBuf {
         self.stored.join(format!("{}.payload", id.uuid().as_hyphenated()))
     }
 
@@ -236,7 +236,7 @@ impl PayloadWriter for Writer {
     }
 }
 
-/// Reads a part of a payload file; at the end of a whole part its digest is compared.
+/// Reads a part of a payload file. Of a whole part the last piece is only given away if the digest is right.
 struct FileReader {
     id: MessageId,
     file: Option<File>,
@@ -248,14 +248,6 @@ struct FileReader {
 impl PartReader for FileReader {
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         if self.left == 0 {
-            if let Some((hasher, expected)) = self.check.take()
-                && Sha256Digest::from(hasher) != expected
-            {
-                return Err(StoreError::Damaged {
-                    id: self.id,
-                    detail: "the payload differs from its digest".to_owned(),
-                });
-            }
             return Ok(None);
         }
         let Some(mut file) = self.file.take() else {
@@ -274,6 +266,14 @@ impl PartReader for FileReader {
                 self.left -= buffer.len() as u64;
                 if let Some((hasher, _)) = &mut self.check {
                     hasher.update(&buffer);
+                }
+                // Judged before the last piece leaves: with it the receiver would believe to have everything.
+                if self.left == 0
+                    && let Some((hasher, expected)) = self.check.take()
+                    && Sha256Digest::from(hasher) != expected
+                {
+                    let detail = "the payload differs from its digest".to_owned();
+                    return Err(StoreError::Damaged { id: self.id, detail });
                 }
                 Ok(Some(buffer.into()))
             }

@@ -1,6 +1,7 @@
 //! What frames hold: versioned JSON records. Old versions stay readable.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use amtsbote_core::delivery::{Delivery, Event};
 use amtsbote_core::id::MessageId;
@@ -91,7 +92,15 @@ fn is_zero(value: &u64) -> bool {
 #[serde(tag = "v")]
 pub(crate) enum ForgottenRecord {
     #[serde(rename = "1")]
-    V1 { ids: Vec<MessageId> },
+    V1 { messages: Vec<Forgotten> },
+}
+
+/// A message that is forgotten. Needed as long as one of its frames is still in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Forgotten {
+    pub(crate) id: MessageId,
+    /// Segments that had frames of it.
+    pub(crate) segments: BTreeSet<u32>,
 }
 
 /// The index on disk holds everything before a position.

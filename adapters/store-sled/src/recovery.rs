@@ -4,16 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use amtsbote_core::id::MessageId;
 
 use crate::committer::{Group, NewMessage, NewState};
-use crate::frame::{self, Found, FrameKind, Header, Position};
+use crate::frame::{Found, FrameKind, Header, Position};
 use crate::index::{Index, IndexError};
 use crate::keys;
+use crate::quarantine::Quarantine;
 use crate::record::{
-    Checkpoint, CheckpointRecord, ForgottenRecord, RecordError, decode_changes, decode_message,
+    Checkpoint, CheckpointRecord, Forgotten, ForgottenRecord, RecordError, decode_changes, decode_message,
 };
 use crate::segment::Folder;
 
@@ -38,6 +39,8 @@ pub(crate) enum RecoveryError {
     Io(#[from] io::Error),
     #[error("the index failed")]
     Index(#[from] IndexError),
+    #[error("{0}")]
+    Unusable(&'static str),
 }
 
 /// What recovery hands to the committer.
@@ -51,10 +54,10 @@ pub(crate) struct Recovered {
 /// The newest checkpoint of the journal.
 pub(crate) fn last_checkpoint(folder: &Folder) -> io::Result<Option<Checkpoint>> {
     for segment in folder.segments()?.into_iter().rev() {
-        let bytes = std::fs::read(folder.path(segment))?;
+        let bytes = folder.bytes(segment)?;
         let (mut offset, mut newest) = (0, None);
         loop {
-            match frame::at(&bytes, offset)? {
+            match folder.at(&bytes, offset)? {
                 Found::Frame(header, body) => {
                     if header.kind == FrameKind::Checkpoint
                         && let Ok(CheckpointRecord::V1(checkpoint)) = serde_json::from_slice(body)
@@ -78,7 +81,7 @@ pub(crate) fn last_checkpoint(folder: &Folder) -> io::Result<Option<Checkpoint>>
 pub(crate) struct Replay<'a> {
     folder: &'a Folder,
     index: &'a Index,
-    quarantine: PathBuf,
+    quarantine: Quarantine,
     report: &'a mut OpenReport,
     live: BTreeMap<u32, i64>,
     forgotten: BTreeSet<MessageId>,
@@ -93,7 +96,7 @@ impl<'a> Replay<'a> {
         Self {
             folder,
             index,
-            quarantine: root.join("quarantine"),
+            quarantine: Quarantine::of(root),
             report,
             live: BTreeMap::new(),
             forgotten: BTreeSet::new(),
@@ -128,10 +131,10 @@ impl<'a> Replay<'a> {
         is_last: bool,
         group: &mut u64,
     ) -> Result<u64, RecoveryError> {
-        let bytes = std::fs::read(self.folder.path(segment))?;
+        let bytes = self.folder.bytes(segment)?;
         let (mut offset, mut end) = (begin, begin);
         loop {
-            match frame::at(&bytes, offset)? {
+            match self.folder.at(&bytes, offset)? {
                 Found::Frame(header, body) => {
                     let at = Position { segment, offset };
                     offset += header.frame_length();
@@ -155,7 +158,7 @@ impl<'a> Replay<'a> {
                     let at = Position { segment, offset };
                     let length = bytes.len() as u64 - offset;
                     if is_last {
-                        self.copy(&bytes, at, bytes.len() as u64, "tail")?;
+                        self.quarantine.keep_bytes(&bytes, at, bytes.len() as u64, "tail")?;
                         self.report.cut = length;
                     } else {
                         self.put_aside(
@@ -173,18 +176,10 @@ impl<'a> Replay<'a> {
     }
 
     fn put_aside(&mut self, bytes: &[u8], at: Position, end: u64, why: &str) -> io::Result<()> {
-        self.copy(bytes, at, end, "frame")?;
+        self.quarantine.keep_bytes(bytes, at, end, "frame")?;
         let (segment, offset) = (at.segment, at.offset);
         self.report.damaged.push(format!("segment {segment:08}, bytes {offset} to {end}: {why}"));
         Ok(())
-    }
-
-    fn copy(&self, bytes: &[u8], at: Position, end: u64, what: &str) -> io::Result<()> {
-        std::fs::create_dir_all(&self.quarantine)?;
-        let name = format!("{:08}-{}.{what}", at.segment, at.offset);
-        let range = usize::try_from(at.offset).map_err(io::Error::other)?
-            ..usize::try_from(end).map_err(io::Error::other)?;
-        std::fs::write(self.quarantine.join(name), bytes.get(range).unwrap_or_default())
     }
 
     /// Replays one frame. The inner error means that its record cannot be read.
@@ -229,13 +224,15 @@ impl<'a> Replay<'a> {
                     group.relocate(id, head, at, header.length);
                 }
             }
-            _ => {
-                let week = keys::week(record.message.received_at);
+            older => {
+                if let Some(head) = older {
+                    group.replace(id, head);
+                }
                 let message = NewMessage {
                     id,
                     content: record.message.content,
-                    intake: vec![keys::intake(&record.key.into(), week)],
-                    asked: 0,
+                    intake: keys::intake_hash(&record.key.into()),
+                    week: keys::week(record.message.received_at),
                     version: delivery.version,
                     queue: keys::queue(delivery, id),
                     lease: keys::lease(delivery, id),
@@ -289,14 +286,14 @@ impl<'a> Replay<'a> {
     }
 
     fn forget(&mut self, group: &mut Group, body: &[u8]) -> Result<Result<(), RecordError>, IndexError> {
-        let ForgottenRecord::V1 { ids } = match serde_json::from_slice(body) {
+        let ForgottenRecord::V1 { messages } = match serde_json::from_slice(body) {
             Ok(record) => record,
             Err(error) => return Ok(Err(error.into())),
         };
-        for id in ids {
+        for Forgotten { id, .. } in messages {
             self.forgotten.insert(id);
             if let Some(head) = group.head(self.index, id)? {
-                group.forget(id, head);
+                group.forget(self.index, id, head)?;
             }
         }
         Ok(Ok(()))

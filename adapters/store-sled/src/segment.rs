@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::frame::{Body, HEADER, Header, Position};
+use crate::frame::{self, Body, Found, HEADER, Header, Position, Salt};
 
 /// A segment is closed at this size.
 pub(crate) const SEGMENT: u64 = 64 << 20;
@@ -14,21 +14,34 @@ const SLICES: usize = 1024;
 
 /// The folder of the journal.
 #[derive(Debug, Clone)]
-pub(crate) struct Folder(PathBuf);
+pub(crate) struct Folder {
+    path: PathBuf,
+    salt: Salt,
+}
 
 impl Folder {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self(path)
+    pub(crate) fn new(path: PathBuf, salt: Salt) -> Self {
+        Self { path, salt }
     }
 
     pub(crate) fn path(&self, segment: u32) -> PathBuf {
-        self.0.join(format!("{segment:08}.journal"))
+        self.path.join(format!("{segment:08}.journal"))
+    }
+
+    /// All bytes of a segment.
+    pub(crate) fn bytes(&self, segment: u32) -> io::Result<Vec<u8>> {
+        std::fs::read(self.path(segment))
+    }
+
+    /// What stands at `offset` of a segment's bytes.
+    pub(crate) fn at<'a>(&self, segment: &'a [u8], offset: u64) -> io::Result<Found<'a>> {
+        frame::at(segment, offset, self.salt)
     }
 
     /// Numbers of all segments, ascending.
     pub(crate) fn segments(&self) -> io::Result<Vec<u32>> {
         let mut numbers = Vec::new();
-        for entry in std::fs::read_dir(&self.0)? {
+        for entry in std::fs::read_dir(&self.path)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".journal")).map(str::parse);
             if let Some(Ok(number)) = number {
@@ -50,7 +63,7 @@ impl Folder {
         if let Err(error) = file.read_exact_at(&mut head, at.offset) {
             return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
         }
-        let Some(header) = Header::decode(&head) else { return Ok(None) };
+        let Some(header) = Header::decode(&head, self.salt) else { return Ok(None) };
         let mut body = vec![0; usize::try_from(header.length).map_err(io::Error::other)?];
         if let Err(error) = file.read_exact_at(&mut body, at.offset + HEADER as u64) {
             return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
@@ -75,7 +88,7 @@ impl Folder {
     /// Removes a segment.
     pub(crate) fn remove(&self, segment: u32) -> io::Result<()> {
         std::fs::remove_file(self.path(segment))?;
-        sync_folder(&self.0)
+        sync_folder(&self.path)
     }
 }
 
@@ -103,7 +116,7 @@ impl Tail {
             file.set_len(length)?;
         }
         file.sync_all()?;
-        sync_folder(&folder.0)?;
+        sync_folder(&folder.path)?;
         Ok(Self { folder, file, segment, length, group })
     }
 
@@ -127,14 +140,15 @@ impl Tail {
         for body in bodies {
             let header = body.header(self.group);
             end += header.frame_length();
-            headers.push(header.encode());
+            headers.push(header.encode(self.folder.salt));
         }
         let pieces = headers.iter().zip(bodies).flat_map(|(header, body)| {
             std::iter::once(IoSlice::new(header)).chain(body.pieces.iter().map(|piece| IoSlice::new(piece)))
         });
         if let Err(error) = write_all(&mut self.file, pieces.collect()) {
             // Half a group must not stay in front of later ones.
-            self.file.set_len(self.length)?;
+            let stays = |error| io::Error::other(format!("half a group cannot be taken back: {error}"));
+            self.file.set_len(self.length).map_err(stays)?;
             return Err(error);
         }
         self.length = end;

@@ -1,8 +1,8 @@
 //! What the committer tells everybody: whether it works, how fast, how much of each segment is still needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -39,7 +39,10 @@ pub(crate) struct Shared {
     min_free: u64,
     stopped: RwLock<Option<String>>,
     live: Mutex<BTreeMap<u32, u64>>,
+    /// Segments that cannot be emptied.
+    spoiled: Mutex<BTreeSet<u32>>,
     quarantined: AtomicU64,
+    full: AtomicBool,
     observer: Box<dyn StoreObserver>,
 }
 
@@ -56,7 +59,9 @@ impl Shared {
             min_free,
             stopped: RwLock::default(),
             live: Mutex::new(live),
+            spoiled: Mutex::default(),
             quarantined: AtomicU64::new(quarantined),
+            full: AtomicBool::new(false),
             observer,
         }
     }
@@ -68,6 +73,22 @@ impl Shared {
             // A disk that cannot be asked shows its fault when it is written.
             Err(_) => true,
         }
+    }
+
+    /// Asks the disk and remembers the answer; says so when it changes.
+    pub(crate) fn look_for_room(&self) -> bool {
+        let room = self.has_room();
+        if self.full.swap(!room, Ordering::Relaxed) == room {
+            match room {
+                true => tracing::info!("The disk has room again; new messages are accepted."),
+                false => tracing::error!("The disk has no room left; nothing new is accepted."),
+            }
+        }
+        room
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     pub(crate) fn stop(&self, reason: String) {
@@ -107,6 +128,14 @@ impl Shared {
             .iter()
             .map(|(n, bytes)| (*n, *bytes))
             .collect()
+    }
+
+    pub(crate) fn spoil(&self, segment: u32) {
+        self.spoiled.lock().unwrap_or_else(PoisonError::into_inner).insert(segment);
+    }
+
+    pub(crate) fn is_spoiled(&self, segment: u32) -> bool {
+        self.spoiled.lock().unwrap_or_else(PoisonError::into_inner).contains(&segment)
     }
 
     pub(crate) fn drop_segment(&self, segment: u32) {

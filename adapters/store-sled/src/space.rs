@@ -5,15 +5,20 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 
 use amtsbote_core::id::MessageId;
 use amtsbote_core::port::StoreError;
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
-use crate::frame::{self, Body, Found, FrameKind};
+use crate::committer::Request;
+use crate::frame::{Body, Found, FrameKind, Position};
 use crate::keys::Head;
+use crate::read::message_of;
 use crate::record::{
-    ForgottenRecord, MessageRecord, PayloadPlace, RecordError, decode_changes, decode_message, encode_message,
+    Forgotten, ForgottenRecord, MessageRecord, PayloadPlace, RecordError, decode_changes, decode_message,
+    encode, encode_message,
 };
 use crate::store::Inner;
 
@@ -21,15 +26,15 @@ use crate::store::Inner;
 const WORTH: u64 = 4;
 
 /// What of a segment may still be needed.
-pub(crate) struct Remains {
-    pub(crate) messages: BTreeSet<MessageId>,
-    /// Records of forgotten messages, byte for byte.
-    pub(crate) forgotten: Vec<Bytes>,
+#[derive(Default)]
+struct Remains {
+    messages: BTreeSet<MessageId>,
+    forgotten: Vec<Forgotten>,
 }
 
 impl Inner {
     /// Closed segments that are worth emptying, oldest first.
-    pub(crate) fn worth_emptying(&self) -> io::Result<Vec<u32>> {
+    fn worth_emptying(&self) -> io::Result<Vec<u32>> {
         let live = self.shared.live();
         let segments = self.folder.segments()?;
         let Some((_, closed)) = segments.split_last() else { return Ok(Vec::new()) };
@@ -37,46 +42,94 @@ impl Inner {
         for segment in closed {
             let size = std::fs::metadata(self.folder.path(*segment))?.len();
             let needed = live.iter().find(|(number, _)| number == segment).map_or(0, |(_, bytes)| *bytes);
-            if needed < size / WORTH {
+            if needed < size / WORTH && !self.shared.is_spoiled(*segment) {
                 found.push(*segment);
             }
         }
         Ok(found)
     }
 
-    /// Reads what a segment holds.
-    pub(crate) fn remains(&self, segment: u32) -> Result<Remains, StoreError> {
-        let failed = |source| StoreError::Io { doing: "reading a segment", source };
-        let bytes = std::fs::read(self.folder.path(segment)).map_err(failed)?;
-        let mut remains = Remains { messages: BTreeSet::new(), forgotten: Vec::new() };
+    /// Empties what is worth it. A segment with a message that cannot be written again stays where it is.
+    pub(crate) async fn empty_segments(self: &Arc<Self>) -> Result<(), StoreError> {
+        for segment in self.reading(|inner| inner.worth_emptying().map_err(reclaiming)).await? {
+            match self.empty(segment).await {
+                Err(StoreError::Damaged { id, detail }) => {
+                    tracing::warn!(segment, %id, detail, "A segment of the journal cannot be given back.");
+                    self.shared.spoil(segment);
+                }
+                done => done?,
+            }
+        }
+        self.reading(|inner| {
+            inner.measure();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn empty(self: &Arc<Self>, segment: u32) -> Result<(), StoreError> {
+        let Remains { messages, forgotten } = self.reading(move |inner| inner.remains(segment)).await?;
+        for id in messages {
+            while let Some((version, body)) = self.reading(move |inner| inner.rewritten(segment, id)).await? {
+                let (done, answer) = oneshot::channel();
+                if self.ask::<_, StoreError>(Request::Move { body, id, version, done }, answer).await? {
+                    break;
+                }
+            }
+        }
+        let existing = self.reading(|inner| inner.folder.segments().map_err(reclaiming)).await?;
+        let needed = |one: &Forgotten| one.segments.iter().any(|n| *n != segment && existing.contains(n));
+        let kept: Vec<Forgotten> = forgotten.into_iter().filter(needed).collect();
+        if !kept.is_empty() {
+            let failed = |error| reclaiming(io::Error::other(error));
+            let record = encode(&ForgottenRecord::V1 { messages: kept }).map_err(failed)?;
+            let (done, answer) = oneshot::channel();
+            let body = Body::new(FrameKind::Forgotten, vec![record]);
+            self.ask::<_, StoreError>(Request::Keep { body, done }, answer).await?;
+        }
+        let (done, answer) = oneshot::channel();
+        self.ask::<_, StoreError>(Request::Checkpoint { done }, answer).await?;
+        self.reading(move |inner| inner.folder.remove(segment).map_err(reclaiming)).await?;
+        self.shared.drop_segment(segment);
+        tracing::info!(segment, "A segment of the journal was emptied and removed.");
+        Ok(())
+    }
+
+    /// Messages to be forgotten, with the segments that have frames of them.
+    pub(crate) fn forgotten(&self, ids: &[MessageId]) -> Result<Vec<Forgotten>, StoreError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            let frames = self.head(*id)?.map_or_else(Vec::new, |head| head.frames);
+            found
+                .push(Forgotten { id: *id, segments: frames.iter().map(|frame| frame.at.segment).collect() });
+        }
+        Ok(found)
+    }
+
+    /// Reads what a segment holds. What cannot be read is copied to the quarantine.
+    fn remains(&self, segment: u32) -> Result<Remains, StoreError> {
+        let bytes = self.folder.bytes(segment).map_err(reclaiming)?;
+        let mut remains = Remains::default();
         let mut offset = 0;
         loop {
-            match frame::at(&bytes, offset).map_err(failed)? {
+            let at = Position { segment, offset };
+            let (end, readable) = match self.folder.at(&bytes, offset).map_err(reclaiming)? {
                 Found::Frame(header, body) => {
-                    offset += header.frame_length();
-                    match header.kind {
-                        FrameKind::Accepted | FrameKind::Moved => {
-                            if let Ok((record, _)) = decode_message(body) {
-                                remains.messages.insert(record.message.id);
-                            }
-                        }
-                        FrameKind::Changed => {
-                            if let Ok(changes) = decode_changes(body) {
-                                remains.messages.extend(changes.iter().map(|(_, change)| change.id));
-                            }
-                        }
-                        FrameKind::Forgotten => remains.forgotten.push(Bytes::copy_from_slice(body)),
-                        FrameKind::Checkpoint => {}
-                    }
+                    (offset + header.frame_length(), remains.add(header.kind, body).is_ok())
                 }
-                Found::Damage { next: Some(next) } => offset = next,
-                Found::Damage { next: None } | Found::End => return Ok(remains),
+                Found::Damage { next } => (next.unwrap_or(bytes.len() as u64), false),
+                Found::End => return Ok(remains),
+            };
+            if !readable {
+                self.quarantine.keep_bytes(&bytes, at, end, "frame").map_err(reclaiming)?;
+                self.shared.note_damage();
             }
+            offset = end;
         }
     }
 
     /// The frame that replaces all frames of a message, if one of them lies in the segment.
-    pub(crate) fn rewritten(&self, segment: u32, id: MessageId) -> Result<Option<(u64, Body)>, StoreError> {
+    fn rewritten(&self, segment: u32, id: MessageId) -> Result<Option<(u64, Body)>, StoreError> {
         let Some(head) = self.head(id)? else { return Ok(None) };
         if !head.frames.iter().any(|frame| frame.at.segment == segment) {
             return Ok(None);
@@ -88,7 +141,7 @@ impl Inner {
     fn rewrite(&self, id: MessageId, head: &Head) -> Result<Body, StoreError> {
         let damaged = |error: RecordError| StoreError::Damaged { id, detail: error.to_string() };
         let frames = self.read_frames(id, head)?;
-        let (mut record, end) = decode_message(&frames[0]).map_err(damaged)?;
+        let (mut record, end) = message_of(id, &frames[0])?;
         let (delivery, events) = self.replay_frames(id, head, &frames)?;
         record.delivery = std::borrow::Cow::Owned(delivery);
         record.events = std::borrow::Cow::Owned(events);
@@ -101,14 +154,27 @@ impl Inner {
         pieces.insert(0, encode_message(&MessageRecord::V1(record)).map_err(damaged)?);
         Ok(Body::new(FrameKind::Moved, pieces))
     }
+}
 
-    /// Whether records of forgotten messages in this segment still protect against older frames.
-    pub(crate) fn is_oldest(&self, segment: u32) -> io::Result<bool> {
-        Ok(self.folder.segments()?.first() == Some(&segment))
+impl Remains {
+    fn add(&mut self, kind: FrameKind, body: &[u8]) -> Result<(), RecordError> {
+        match kind {
+            FrameKind::Accepted | FrameKind::Moved => {
+                self.messages.insert(decode_message(body)?.0.message.id);
+            }
+            FrameKind::Changed => {
+                self.messages.extend(decode_changes(body)?.iter().map(|(_, change)| change.id))
+            }
+            FrameKind::Forgotten => {
+                let ForgottenRecord::V1 { messages } = serde_json::from_slice(body)?;
+                self.forgotten.extend(messages);
+            }
+            FrameKind::Checkpoint => {}
+        }
+        Ok(())
     }
 }
 
-/// Whether a record of forgotten messages can be read; an unreadable one is not carried on.
-pub(crate) fn is_forgotten_record(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<ForgottenRecord>(bytes).is_ok()
+fn reclaiming(source: io::Error) -> StoreError {
+    StoreError::Io { doing: "giving space back", source }
 }

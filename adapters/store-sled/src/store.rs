@@ -2,16 +2,17 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use amtsbote_core::Timestamp;
-use amtsbote_core::delivery::{Delivery, Event};
+use amtsbote_core::delivery::{Delivery, EventKind};
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
-use amtsbote_core::message::{IntakeKey, PartNumber};
+use amtsbote_core::message::{IntakeKey, PartNumber, Sha256Digest};
 use amtsbote_core::port::{
     Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
     PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage, SubmissionFilter, WorkItem,
@@ -21,37 +22,36 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use crate::committer::{Committer, NewMessage, NewState, Request, Settler, index_failed};
+use crate::committer::{Committer, NewMessage, NewState, Request, index_failed};
 use crate::frame::{Body, FrameKind};
-use crate::index::{Index, IndexError};
+use crate::index::Index;
 use crate::keys::{self, Head};
+use crate::known::IntakeHash;
 use crate::payload::{InlineReader, Payloads, SpilledFile};
+use crate::quarantine::Quarantine;
+use crate::read::garbled;
 use crate::record::{
-    ChangeV1, ForgottenRecord, KeyV1, MessageRecord, MessageV1, PayloadPlace, RecordError, decode_change,
-    decode_message, encode, encode_changes, encode_message,
+    ChangeV1, ForgottenRecord, KeyV1, MessageRecord, MessageV1, PayloadPlace, RecordError, encode,
+    encode_changes, encode_message,
 };
 use crate::recovery::{OpenReport, Recovered};
 use crate::segment::{Folder, Tail};
 use crate::shared::{Shared, StoreOptions};
-
-/// Heads looked at in one call of a listing.
-const LISTING_SCAN: usize = 10_000;
-/// Heads read from the index at a time.
-const LISTING_PAGE: usize = 256;
 
 /// What readers and the committer share.
 pub(crate) struct Inner {
     pub(crate) folder: Folder,
     pub(crate) index: Arc<Index>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) quarantine: Quarantine,
     payloads: Arc<Payloads>,
+    requests: Sender<Request>,
     journal_bytes: AtomicU64,
 }
 
 /// An embedded store in one folder. Dropping it commits what was asked for and takes a checkpoint.
 pub struct SledStore {
     inner: Arc<Inner>,
-    requests: Sender<Request>,
     committer: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Held until the end; a second process is refused.
     _lock: std::fs::File,
@@ -61,98 +61,60 @@ impl SledStore {
     pub(crate) fn start(
         root: &Path,
         lock: std::fs::File,
+        folder: Folder,
         index: Index,
         recovered: Recovered,
         report: &OpenReport,
         options: StoreOptions,
     ) -> io::Result<Self> {
-        let folder = Folder::new(root.join("journal"));
         let Recovered { segment, length, group, live } = recovered;
         let tail = Tail::resume(folder.clone(), segment, length, group)?;
         let damaged = report.damaged.len() as u64;
         let shared = Arc::new(Shared::new(options, root, live, damaged));
         let index = Arc::new(index);
         let payloads = Arc::new(Payloads::open(root, Arc::clone(&shared))?);
+        let (requests, receiver) = channel();
         let inner = Arc::new(Inner {
             folder,
             index: Arc::clone(&index),
             shared: Arc::clone(&shared),
+            quarantine: Quarantine::of(root),
             payloads,
+            requests,
             journal_bytes: AtomicU64::new(0),
         });
-        inner.remove_unknown_payloads(root, report)?;
+        inner.judge_payload_files()?;
         inner.measure();
-        let has_room = shared.has_room();
-        let looked_for_room = std::time::Instant::now();
-        let committer = Committer { tail, index, shared, settler: Settler::new(), looked_for_room, has_room };
-        let (requests, receiver) = channel();
-        let thread = std::thread::Builder::new()
-            .name("store-commit".to_owned())
-            .spawn(move || committer.run(&receiver))?;
-        Ok(Self { inner, requests, committer: Mutex::new(Some(thread)), _lock: lock })
+        let committer = Committer::new(tail, index, Arc::clone(&shared));
+        let thread = std::thread::Builder::new().name("store-commit".to_owned()).spawn(move || {
+            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| committer.run(&receiver)));
+            if ended.is_err() {
+                shared.stop("the committer died; the journal is replayed at the next start".to_owned());
+            }
+        })?;
+        Ok(Self { inner, committer: Mutex::new(Some(thread)), _lock: lock })
     }
 
-    async fn ask<T>(
-        &self,
-        request: Request,
-        answer: oneshot::Receiver<Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let gone = || StoreError::Stopped { reason: "the committer has ended".to_owned() };
-        self.requests.send(request).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
-    }
-
-    /// Runs something that reads files, off the async runtime.
+    /// Runs something that reads files or sled, off the async runtime.
     async fn reading<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let inner = Arc::clone(&self.inner);
-        let joined = spawn_blocking(move || read(&inner)).await;
-        joined
-            .map_err(|error| StoreError::Io { doing: "reading the store", source: io::Error::other(error) })?
-    }
-
-    /// Bytes a payload takes in the frame of its message.
-    async fn inline_length(&self, id: MessageId) -> Result<u64, StoreError> {
-        let inline = |_: &Head, record: MessageV1<'_>, _: &[u8]| match record.payload {
-            PayloadPlace::Inline(length) => length,
-            PayloadPlace::File(_) | PayloadPlace::Removed => 0,
-        };
-        Ok(self.reading(move |inner| inner.record(id, inline)).await?.unwrap_or(0))
-    }
-
-    fn list(&self, from: &[u8], until: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
-        let rows = self.inner.index.scan(from, until, limit).map_err(index_failed)?;
-        Ok(rows.into_iter().map(|(key, _)| key).collect())
+        self.inner.reading(read).await
     }
 }
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        // The committer may already have ended after a fault.
-        drop(self.requests.send(Request::Stop));
+        // The committer may already have ended after a fault; then there is nobody to tell or to wait for.
+        drop(self.inner.requests.send(Request::Stop));
         let thread = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("The committer of the store died; the journal is replayed at the next start.");
-        }
+        drop(thread.map(std::thread::JoinHandle::join));
     }
 }
 
-fn garbled(error: keys::Garbled) -> StoreError {
-    index_failed(IndexError::Garbled(error))
-}
-
-/// First key behind everything with a prefix.
-fn behind(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            break;
-        }
-    }
-    end
+fn removes_payload(change: &Change) -> bool {
+    change.events.iter().any(|event| matches!(event.kind, EventKind::PayloadRemoved))
 }
 
 fn record_failed(error: RecordError) -> StoreError {
@@ -160,95 +122,7 @@ fn record_failed(error: RecordError) -> StoreError {
 }
 
 impl Inner {
-    pub(crate) fn head(&self, id: MessageId) -> Result<Option<Head>, StoreError> {
-        let bytes = self.index.get(&keys::head(id)).map_err(index_failed)?;
-        bytes.map(|bytes| Head::decode(&bytes).map_err(garbled)).transpose()
-    }
-
-    /// Body of the frame with the record of a message, then the entries of its changes.
-    pub(crate) fn read_frames(&self, id: MessageId, head: &Head) -> Result<Vec<Vec<u8>>, StoreError> {
-        let mut bodies = Vec::with_capacity(head.frames.len());
-        for (number, frame) in head.frames.iter().enumerate() {
-            let read = match number {
-                0 => self.folder.read(frame.at).map(|found| found.map(|(_, body)| body)),
-                _ => self.folder.read_bytes(frame.at, frame.weight),
-            };
-            match read.map_err(|source| StoreError::Io { doing: "reading the journal", source })? {
-                Some(body) => bodies.push(body),
-                None => {
-                    self.shared.note_damage();
-                    let (segment, offset) = (frame.at.segment, frame.at.offset);
-                    let detail = format!("frame at {offset} of segment {segment:08} is damaged");
-                    return Err(StoreError::Damaged { id, detail });
-                }
-            }
-        }
-        if bodies.is_empty() {
-            return Err(StoreError::Damaged { id, detail: "no frame is known".to_owned() });
-        }
-        Ok(bodies)
-    }
-
-    /// Delivery and events as the frames tell them.
-    pub(crate) fn replay_frames(
-        &self,
-        id: MessageId,
-        head: &Head,
-        frames: &[Vec<u8>],
-    ) -> Result<(Delivery, Vec<Event>), StoreError> {
-        let damaged = |error: RecordError| StoreError::Damaged { id, detail: error.to_string() };
-        let (first, rest) = frames.split_first().ok_or_else(|| damaged(RecordError::Short))?;
-        let mut events = decode_message(first).map_err(damaged)?.0.events.into_owned();
-        for entry in rest {
-            events.extend(decode_change(entry).map_err(damaged)?.0.events.into_owned());
-        }
-        Ok((head.parse_delivery().map_err(garbled)?, events))
-    }
-
-    /// Does something with the frames of a message. A segment that goes meanwhile is not damage, so it is tried again if the
-    /// message has moved.
-    fn with_frames<T>(
-        &self,
-        id: MessageId,
-        read: impl Fn(&Head, &[Vec<u8>]) -> Result<T, StoreError>,
-    ) -> Result<Option<T>, StoreError> {
-        let Some(mut head) = self.head(id)? else { return Ok(None) };
-        loop {
-            match self.read_frames(id, &head) {
-                Ok(frames) => return read(&head, &frames).map(Some),
-                Err(error) => match self.head(id)? {
-                    Some(now) if now.frames != head.frames => head = now,
-                    Some(_) => return Err(error),
-                    None => return Ok(None),
-                },
-            }
-        }
-    }
-
-    fn load(&self, id: MessageId) -> Result<Option<StoredMessage>, StoreError> {
-        self.with_frames(id, |head, frames| {
-            let damaged = |error: RecordError| StoreError::Damaged { id, detail: error.to_string() };
-            let (record, _) = decode_message(&frames[0]).map_err(damaged)?;
-            let message = Arc::new(record.message.into_owned());
-            let (delivery, events) = self.replay_frames(id, head, frames)?;
-            Ok(StoredMessage { message, delivery, events })
-        })
-    }
-
-    /// The record of a message and the payload that lies behind it.
-    fn record<T>(
-        &self,
-        id: MessageId,
-        read: impl Fn(&Head, MessageV1<'_>, &[u8]) -> T,
-    ) -> Result<Option<T>, StoreError> {
-        self.with_frames(id, |head, frames| {
-            let damaged = |error: RecordError| StoreError::Damaged { id, detail: error.to_string() };
-            let (record, end) = decode_message(&frames[0]).map_err(damaged)?;
-            Ok(read(head, record, &frames[0][end..]))
-        })
-    }
-
-    fn measure(&self) {
+    pub(crate) fn measure(&self) {
         let sizes = self.folder.segments().map(|segments| {
             segments
                 .iter()
@@ -261,57 +135,71 @@ impl Inner {
         }
     }
 
-    /// Payload files without a message were never acknowledged; after damage they are kept for whoever repairs it.
-    fn remove_unknown_payloads(&self, root: &Path, report: &OpenReport) -> io::Result<()> {
+    /// Files of stripped messages go; files without a message were most likely never acknowledged, but only the index says
+    /// so, so they are put aside.
+    fn judge_payload_files(&self) -> io::Result<()> {
         let failed = |error: StoreError| io::Error::other(error);
         for id in self.payloads.stored()? {
-            let head = self.head(id).map_err(failed)?;
-            let stripped = match &head {
-                Some(head) => head.parse_delivery().map_err(io::Error::other)?.stripped,
-                None => false,
-            };
-            if head.is_none() && !report.damaged.is_empty() {
-                let name = format!("{}.payload", id.uuid().as_hyphenated());
-                std::fs::create_dir_all(root.join("quarantine"))?;
-                std::fs::rename(root.join("payload").join(&name), root.join("quarantine").join(&name))?;
-            } else if head.is_none() || stripped {
-                self.payloads.remove(id)?;
+            match self.head(id).map_err(failed)? {
+                Some(head) if head.parse_delivery().map_err(io::Error::other)?.stripped => {
+                    self.payloads.remove(id)?
+                }
+                Some(_) => {}
+                None => {
+                    self.quarantine.take(&self.payloads.path(id))?;
+                    tracing::warn!(%id, "A payload file without a message was put into the quarantine.");
+                }
             }
         }
         Ok(())
     }
 
-    fn intake_keys(&self, key: &IntakeKey, received: Timestamp) -> Vec<Vec<u8>> {
-        let now = keys::week(received);
-        let earlier = self.index.weeks().into_iter().filter(|week| *week != now);
-        std::iter::once(now).chain(earlier).map(|week| keys::intake(key, week)).collect()
-    }
-}
-
-#[async_trait]
-impl MessageStore for SledStore {
-    async fn stage(&self) -> Result<Box<dyn PayloadWriter>, StoreError> {
-        if let Some(reason) = self.inner.shared.stopped() {
-            return Err(StoreError::Stopped { reason });
-        }
-        Ok(self.inner.payloads.writer())
+    pub(crate) async fn reading<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(self);
+        let joined = spawn_blocking(move || read(&inner)).await;
+        joined
+            .map_err(|error| StoreError::Io { doing: "reading the store", source: io::Error::other(error) })?
     }
 
-    async fn intake(&self, key: &IntakeKey) -> Result<Option<DuplicateOf>, StoreError> {
-        for week in self.inner.index.weeks() {
-            if let Some(value) = self.inner.index.get(&keys::intake(key, week)).map_err(index_failed)? {
-                let (id, content) = keys::parse_intake_value(&value).map_err(garbled)?;
-                let answer =
-                    self.reading(move |inner| inner.record(id, |_, record, _| record.answer)).await?;
-                return Ok(answer.map(|answer| DuplicateOf { id, content, answer }));
-            }
-        }
-        Ok(None)
+    pub(crate) async fn ask<T, E: From<StoreError>>(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, E>>,
+    ) -> Result<T, E> {
+        let gone = || StoreError::Stopped { reason: "the committer has ended".to_owned() };
+        self.requests.send(request).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
-    async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
+    fn duplicate(&self, hash: &IntakeHash) -> Result<Option<DuplicateOf>, StoreError> {
+        let Some(value) = self.index.intake(hash).map_err(index_failed)? else { return Ok(None) };
+        let (id, content) = keys::parse_intake_value(&value).map_err(garbled)?;
+        self.duplicate_of(id, content).map(Some)
+    }
+
+    fn duplicate_of(&self, id: MessageId, content: Sha256Digest) -> Result<DuplicateOf, StoreError> {
+        let answer = self.record(id, |_, record, _| record.answer)?;
+        let missing = || StoreError::Damaged { id, detail: "the record is missing".to_owned() };
+        Ok(DuplicateOf { id, content, answer: answer.ok_or_else(missing)? })
+    }
+
+    fn remove_payload(&self, id: MessageId) -> Result<(), StoreError> {
+        let removed = self.payloads.remove(id);
+        removed.map_err(|source| StoreError::Io { doing: "removing a payload file", source })
+    }
+
+    async fn accept(self: Arc<Self>, acceptance: Acceptance) -> Result<Accepted, StoreError> {
         let Acceptance { key, message, delivery, events, answer, payload } = acceptance;
         let id = message.id;
+        let intake = keys::intake_hash(&key);
+        if self.index.may_know(&intake)
+            && let Some(earlier) = self.reading(move |inner| inner.duplicate(&intake)).await?
+        {
+            return Ok(Accepted::Seen(earlier));
+        }
         let (place, inline) = match payload {
             Staged::Inline(pieces) => {
                 let length = pieces.iter().map(|piece| piece.len() as u64).sum();
@@ -339,50 +227,58 @@ impl MessageStore for SledStore {
         pieces.push(encode_message(&record).map_err(record_failed)?);
         pieces.extend(inline);
         let body = Body::new(FrameKind::Accepted, pieces);
-        let asked = self.inner.index.generation();
-        let intake = self.inner.intake_keys(&key, message.received_at);
-        let mut taken = None;
-        for key in &intake {
-            taken = self.inner.index.get(key).map_err(index_failed)?;
-            if taken.is_some() {
-                break;
-            }
-        }
-        let outcome = if let Some(value) = taken {
-            Ok(Some(keys::parse_intake_value(&value).map_err(garbled)?))
-        } else {
-            let (done, answer) = oneshot::channel();
-            let message = NewMessage {
-                id,
-                content: message.content,
-                intake,
-                asked,
-                version: delivery.version,
-                queue: keys::queue(&delivery, id),
-                lease: Vec::new(),
-                delivery: serde_json::to_vec(&delivery).map_err(|error| record_failed(error.into()))?,
-            };
-            self.ask(Request::Accept { body, message, done }, answer).await
+        let message = NewMessage {
+            id,
+            content: message.content,
+            intake,
+            week: keys::week(message.received_at),
+            version: delivery.version,
+            queue: keys::queue(&delivery, id),
+            lease: Vec::new(),
+            delivery: serde_json::to_vec(&delivery).map_err(|error| record_failed(error.into()))?,
         };
-        if !matches!(outcome, Ok(None)) && matches!(place, PayloadPlace::File(_)) {
-            let removed = move |inner: &Inner| {
-                inner
-                    .payloads
-                    .remove(id)
-                    .map_err(|source| StoreError::Io { doing: "removing a payload file", source })
-            };
-            self.reading(removed).await?;
+        let (done, answer) = oneshot::channel();
+        let outcome = self.ask(Request::Accept { body, message, done }, answer).await;
+        // Only if it is certain that nothing was written; after a fault the frame may be there at the next start.
+        let unwritten = matches!(outcome, Ok(Some(_)) | Err(StoreError::Full));
+        if unwritten && matches!(place, PayloadPlace::File(_)) {
+            self.reading(move |inner| inner.remove_payload(id)).await?;
         }
         match outcome? {
             None => Ok(Accepted::First),
             Some((id, content)) => {
-                let answer =
-                    self.reading(move |inner| inner.record(id, |_, record, _| record.answer)).await?;
-                let answer =
-                    answer.ok_or(StoreError::Damaged { id, detail: "the record is missing".to_owned() })?;
-                Ok(Accepted::Seen(DuplicateOf { id, content, answer }))
+                self.reading(move |inner| inner.duplicate_of(id, content)).await.map(Accepted::Seen)
             }
         }
+    }
+}
+
+#[async_trait]
+impl MessageStore for SledStore {
+    async fn stage(&self) -> Result<Box<dyn PayloadWriter>, StoreError> {
+        if let Some(reason) = self.inner.shared.stopped() {
+            return Err(StoreError::Stopped { reason });
+        }
+        Ok(self.inner.payloads.writer())
+    }
+
+    async fn intake(&self, key: &IntakeKey) -> Result<Option<DuplicateOf>, StoreError> {
+        let hash = keys::intake_hash(key);
+        self.reading(move |inner| inner.duplicate(&hash)).await
+    }
+
+    async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
+        let inline = matches!(acceptance.payload, Staged::Inline(_));
+        let accepted = Arc::clone(&self.inner).accept(acceptance);
+        if inline {
+            return accepted.await;
+        }
+        // Between the file and its frame nobody may hang up, or the file would stay behind.
+        let joined = tokio::spawn(accepted).await;
+        joined.map_err(|error| StoreError::Io {
+            doing: "accepting a message",
+            source: io::Error::other(error),
+        })?
     }
 
     async fn commit(&self, changes: Vec<Change>) -> Result<(), CommitError> {
@@ -391,10 +287,15 @@ impl MessageStore for SledStore {
         }
         let mut records = Vec::with_capacity(changes.len());
         let mut states = Vec::with_capacity(changes.len());
-        for Change { id, delivery, events, .. } in &changes {
-            let freed = if delivery.stripped { self.inline_length(*id).await? } else { 0 };
-            let (delivery, events) = (Cow::Borrowed(delivery), Cow::Borrowed(events.as_slice()));
-            records.push(ChangeV1 { id: *id, delivery, events, freed });
+        for change in &changes {
+            let id = change.id;
+            let freed = match removes_payload(change) {
+                true => self.reading(move |inner| inner.inline_length(id)).await?,
+                false => 0,
+            };
+            let (delivery, events) =
+                (Cow::Borrowed(&change.delivery), Cow::Borrowed(change.events.as_slice()));
+            records.push(ChangeV1 { id, delivery, events, freed });
         }
         let freed: Vec<u64> = records.iter().map(|record| record.freed).collect();
         let (body, entries) = encode_changes(records).map_err(record_failed)?;
@@ -412,25 +313,17 @@ impl MessageStore for SledStore {
             });
         }
         let body = Body::new(FrameKind::Changed, vec![body]);
-        let gone =
-            || CommitError::Store(StoreError::Stopped { reason: "the committer has ended".to_owned() });
         let (done, answer) = oneshot::channel();
-        self.requests.send(Request::Change { body, states, done }).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())??;
-        for id in changes.iter().filter(|change| change.delivery.stripped).map(|change| change.id) {
-            let removed = move |inner: &Inner| {
-                inner
-                    .payloads
-                    .remove(id)
-                    .map_err(|source| StoreError::Io { doing: "removing a payload file", source })
-            };
-            self.reading(removed).await?;
+        self.inner.ask(Request::Change { body, states, done }, answer).await?;
+        for id in changes.iter().filter(|change| removes_payload(change)).map(|change| change.id) {
+            self.reading(move |inner| inner.remove_payload(id)).await?;
         }
         Ok(())
     }
 
     async fn head(&self, id: MessageId) -> Result<Option<Delivery>, StoreError> {
-        self.inner.head(id)?.map(|head| head.parse_delivery().map_err(garbled)).transpose()
+        let head = self.reading(move |inner| inner.head(id)).await?;
+        head.map(|head| head.parse_delivery().map_err(garbled)).transpose()
     }
 
     async fn load(&self, id: MessageId) -> Result<Option<StoredMessage>, StoreError> {
@@ -469,50 +362,24 @@ impl MessageStore for SledStore {
     }
 
     async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
-        let from = after.map_or(b"p".to_vec(), |id| [b"p", id.as_bytes().as_slice(), b"\0"].concat());
-        let rows = self.list(&from, b"q", limit)?;
-        let item = |key: Vec<u8>| {
-            Ok(WorkItem { id: keys::id_of(&key).map_err(garbled)?, due: None, destination: None })
-        };
-        rows.into_iter().map(item).collect()
+        self.reading(move |inner| inner.to_prepare(after, limit)).await
     }
 
     async fn timers(&self, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
-        let rows = self.list(b"t", b"u", limit)?;
-        let item = |key: Vec<u8>| {
-            let due = Some(keys::due_of(&key).map_err(garbled)?);
-            Ok(WorkItem { id: keys::id_of(&key).map_err(garbled)?, due, destination: None })
-        };
-        rows.into_iter().map(item).collect()
+        self.reading(move |inner| inner.timers(limit)).await
     }
 
     async fn ready(&self, share: usize, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
-        let mut items = Vec::new();
-        let mut from = b"r".to_vec();
-        // From the first key of one destination straight to the first key of the next.
-        while items.len() < limit
-            && let Some(key) = self.list(&from, b"s", 1)?.pop()
-        {
-            let (prefix, destination) = keys::destination_of(&key).map_err(garbled)?;
-            from = behind(prefix);
-            for key in self.list(prefix, &from, share.min(limit - items.len()))? {
-                let id = keys::id_of(&key).map_err(garbled)?;
-                items.push(WorkItem { id, due: None, destination: Some(destination.clone()) });
-            }
-        }
-        Ok(items)
+        self.reading(move |inner| inner.ready(share, limit)).await
     }
 
     async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {
-        let prefix = keys::mailbox_prefix(mailbox.as_str());
-        let rows = self.list(&prefix, &behind(&prefix), limit)?;
-        rows.iter().map(|key| keys::id_of(key).map_err(garbled)).collect()
+        let mailbox = mailbox.clone();
+        self.reading(move |inner| inner.mailbox(&mailbox, limit)).await
     }
 
     async fn leased(&self, lease: LeaseId) -> Result<Vec<MessageId>, StoreError> {
-        let prefix = keys::lease_prefix(lease);
-        let rows = self.list(&prefix, &behind(&prefix), usize::MAX)?;
-        rows.iter().map(|key| keys::id_of(key).map_err(garbled)).collect()
+        self.reading(move |inner| inner.leased(lease)).await
     }
 
     async fn submissions(
@@ -521,29 +388,8 @@ impl MessageStore for SledStore {
         after: Option<Cursor>,
         limit: usize,
     ) -> Result<(Vec<HeadEntry>, Option<Cursor>), StoreError> {
-        let mut until = after.map_or(b"i".to_vec(), |Cursor(id)| keys::head(id));
-        let (mut found, mut looked_at) = (Vec::new(), 0);
-        loop {
-            let rows = self.inner.index.scan_back(b"h", &until, LISTING_PAGE).map_err(index_failed)?;
-            let end = rows.len() < LISTING_PAGE;
-            for (key, value) in rows {
-                let id = keys::id_of(&key).map_err(garbled)?;
-                if found.len() == limit || looked_at == LISTING_SCAN {
-                    let last = keys::id_of(&until).map_err(garbled)?;
-                    return Ok((found, Some(Cursor(last))));
-                }
-                looked_at += 1;
-                until = key;
-                let delivery =
-                    Head::decode(&value).and_then(|head| head.parse_delivery()).map_err(garbled)?;
-                if filter.matches(&delivery) {
-                    found.push(HeadEntry { id, delivery });
-                }
-            }
-            if end {
-                return Ok((found, None));
-            }
-        }
+        let filter = filter.clone();
+        self.reading(move |inner| inner.submissions(&filter, after, limit)).await
     }
 
     async fn finished(
@@ -552,66 +398,27 @@ impl MessageStore for SledStore {
         stripped: bool,
         limit: usize,
     ) -> Result<Vec<MessageId>, StoreError> {
-        let rows =
-            self.list(&keys::finished_prefix(stripped), &keys::finished_bound(stripped, before), limit)?;
-        rows.iter().map(|key| keys::id_of(key).map_err(garbled)).collect()
+        self.reading(move |inner| inner.finished(before, stripped, limit)).await
     }
 
     async fn forget(&self, ids: Vec<MessageId>) -> Result<(), StoreError> {
-        let record = encode(&ForgottenRecord::V1 { ids: ids.clone() }).map_err(record_failed)?;
+        let of = ids.clone();
+        let messages = self.reading(move |inner| inner.forgotten(&of)).await?;
+        let record = encode(&ForgottenRecord::V1 { messages }).map_err(record_failed)?;
         let body = Body::new(FrameKind::Forgotten, vec![record]);
         let (done, answer) = oneshot::channel();
-        self.ask(Request::Forget { body, ids: ids.clone(), done }, answer).await?;
-        self.reading(move |inner| {
-            for id in ids {
-                let removed = inner.payloads.remove(id);
-                removed.map_err(|source| StoreError::Io { doing: "removing a payload file", source })?;
-            }
-            Ok(())
-        })
-        .await
+        self.inner.ask::<_, StoreError>(Request::Forget { body, ids: ids.clone(), done }, answer).await?;
+        self.reading(move |inner| ids.into_iter().try_for_each(|id| inner.remove_payload(id))).await
     }
 
     async fn reclaim(&self, _: Timestamp) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Io { doing: "giving space back", source };
-        let segments = self.reading(move |inner| inner.worth_emptying().map_err(failed)).await?;
-        for segment in segments {
-            let remains = self.reading(move |inner| inner.remains(segment)).await?;
-            for id in remains.messages {
-                while let Some((version, body)) =
-                    self.reading(move |inner| inner.rewritten(segment, id)).await?
-                {
-                    let (done, answer) = oneshot::channel();
-                    if self.ask(Request::Move { body, id, version, done }, answer).await? {
-                        break;
-                    }
-                }
-            }
-            if !self.reading(move |inner| inner.is_oldest(segment).map_err(failed)).await? {
-                for record in
-                    remains.forgotten.into_iter().filter(|bytes| crate::space::is_forgotten_record(bytes))
-                {
-                    let body = Body::new(FrameKind::Forgotten, vec![record]);
-                    let (done, answer) = oneshot::channel();
-                    self.ask(Request::Keep { body, done }, answer).await?;
-                }
-            }
-            let (done, answer) = oneshot::channel();
-            self.ask(Request::Checkpoint { done }, answer).await?;
-            self.reading(move |inner| inner.folder.remove(segment).map_err(failed)).await?;
-            self.inner.shared.drop_segment(segment);
-            tracing::info!(segment, "A segment of the journal was emptied and removed.");
-        }
-        self.reading(|inner| {
-            inner.measure();
-            Ok(())
-        })
-        .await
+        self.inner.empty_segments().await
     }
 
     fn status(&self) -> StoreStatus {
         StoreStatus {
             stopped: self.inner.shared.stopped(),
+            full: self.inner.shared.is_full(),
             journal_bytes: self.inner.journal_bytes.load(Ordering::Relaxed),
             index_lag: self.inner.index.lag(),
             quarantined: self.inner.shared.quarantined(),

@@ -75,6 +75,9 @@ impl Health {
             if let Some(reason) = &store.stopped {
                 reasons.push(format!("the store does not commit: {reason}"));
             }
+            if store.full {
+                reasons.push("the store has no room left".to_owned());
+            }
             match state.scheduler {
                 Some(at) if now.duration_since(at).unsigned_abs() <= SCHEDULER_SILENCE => {}
                 Some(_) => reasons.push("the scheduler does not move".to_owned()),
@@ -122,6 +125,8 @@ mod tests {
         assert_eq!(health.readiness(&store, at(1)).status, "degraded");
         let sick = StoreStatus { stopped: Some("disk".to_owned()), ..StoreStatus::default() };
         assert_eq!(health.readiness(&sick, at(1)).reasons, ["the store does not commit: disk"]);
+        let full = StoreStatus { full: true, ..StoreStatus::default() };
+        assert_eq!(health.readiness(&full, at(1)).reasons, ["the store has no room left"]);
         assert_eq!(health.readiness(&store, at(31)).reasons, ["the scheduler does not move"]);
         health.scheduler_moved(at(100));
         assert_eq!(health.readiness(&store, at(100)).reasons, ["the seal certificate has expired"]);

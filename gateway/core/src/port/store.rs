@@ -228,6 +228,8 @@ pub trait PartReader: Send {
 pub struct StoreStatus {
     /// Why it does not commit, if it does not.
     pub stopped: Option<String>,
+    /// Whether it refuses new messages for want of room.
+    pub full: bool,
     /// Bytes of the journal.
     pub journal_bytes: u64,
     /// Committed changes that the index does not hold yet.

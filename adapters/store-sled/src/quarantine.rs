@@ -1,0 +1,53 @@
+//! Where bytes go that nobody can read: kept durably under a free name, never overwritten, never deleted by the store.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::frame::Position;
+use crate::segment::sync_folder;
+
+/// The folder of the quarantine; made when it is needed.
+#[derive(Debug, Clone)]
+pub(crate) struct Quarantine(PathBuf);
+
+impl Quarantine {
+    pub(crate) fn of(root: &Path) -> Self {
+        Self(root.join("quarantine"))
+    }
+
+    /// Keeps the bytes `at.offset..end` of a segment; durable when this returns.
+    pub(crate) fn keep_bytes(&self, segment: &[u8], at: Position, end: u64, what: &str) -> io::Result<()> {
+        let place = |offset| usize::try_from(offset).map_err(io::Error::other);
+        let bytes = segment.get(place(at.offset)?..place(end)?).unwrap_or_default();
+        let name = format!("{:08}-{}.{what}", at.segment, at.offset);
+        // Found again at every start until a checkpoint lies behind it.
+        if std::fs::read(self.0.join(&name)).is_ok_and(|kept| kept == bytes) {
+            return Ok(());
+        }
+        let path = self.free(&name)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        sync_folder(&self.0)
+    }
+
+    /// Moves a file or folder here; durable when this returns.
+    pub(crate) fn take(&self, path: &Path) -> io::Result<()> {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("unnamed");
+        std::fs::rename(path, self.free(name)?)?;
+        sync_folder(&self.0)?;
+        path.parent().map_or(Ok(()), sync_folder)
+    }
+
+    /// A path that is not taken: the name itself, or the name with a number.
+    fn free(&self, name: &str) -> io::Result<PathBuf> {
+        std::fs::create_dir_all(&self.0)?;
+        let plain = self.0.join(name);
+        if !plain.exists() {
+            return Ok(plain);
+        }
+        let numbered = (2..10_000).map(|number| self.0.join(format!("{name}.{number}")));
+        numbered.into_iter().find(|path| !path.exists()).ok_or_else(|| io::ErrorKind::AlreadyExists.into())
+    }
+}
