@@ -7,12 +7,12 @@
 mod event;
 mod policy;
 mod state;
+mod transition;
 
 pub use event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, SealRecord};
 pub use policy::{InvalidRetryPolicy, RetryPolicy};
-pub use state::{
-    DeadReason, Delivery, Input, ItemState, MailboxItem, Placement, Refusal, RejectReason, State, Transition,
-};
+pub use state::{DeadReason, Delivery, ItemState, MailboxItem, Placement, RejectReason, State};
+pub use transition::{Input, Refusal, Transition};
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,474 @@
+//! The state machine: state + input + time -> state + events, as pure functions.
+
+use jiff::Timestamp;
+
+use super::event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, SealRecord};
+use super::state::{DeadReason, Delivery, ItemState, MailboxItem, Placement, RejectReason, State};
+use crate::id::{LeaseId, MessageId};
+use crate::key::AccountName;
+use crate::route::{ChannelKind, Destination, Route};
+
+/// Something that happens to a delivery.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Responsibility resolution found the way.
+    Routed(Box<Route>),
+    /// The directory could not be asked.
+    RouteOpen {
+        /// Why.
+        reason: FailureReason,
+        /// When to ask again.
+        retry_at: Timestamp,
+    },
+    /// There is no way, or policy forbids it.
+    Refused(RejectReason),
+    /// The document is signed.
+    Sealed(SealRecord),
+    /// A worker takes the message until the given time.
+    StartAttempt {
+        /// End of its lease.
+        until: Timestamp,
+    },
+    /// The directory has a new endpoint for the same organisation and channel.
+    EndpointChanged {
+        /// Fencing token of the worker that noticed.
+        token: u64,
+        /// The decision with the new endpoint.
+        route: Box<Route>,
+    },
+    /// The worker succeeded.
+    Succeeded {
+        /// Its fencing token.
+        token: u64,
+        /// Evidence.
+        proof: Proof,
+    },
+    /// The worker failed and the policy says when to try again.
+    Failed {
+        /// Its fencing token.
+        token: u64,
+        /// Who has to act.
+        class: FailureClass,
+        /// What went wrong.
+        reason: FailureReason,
+        /// Next attempt, or the reason why there is none.
+        next: Result<Timestamp, DeadReason>,
+    },
+    /// The gateway cannot work on the message at all.
+    Damaged(FailureReason),
+    /// A point in time the delivery waited for has come (retry, lease end, `notBefore`).
+    Due,
+    /// A department leases it from the mailbox.
+    Lease {
+        /// Token.
+        lease: LeaseId,
+        /// Who.
+        account: AccountName,
+        /// Deadline.
+        until: Timestamp,
+    },
+    /// The holder asks for more time.
+    Extend {
+        /// Token.
+        lease: LeaseId,
+        /// New deadline.
+        until: Timestamp,
+    },
+    /// The holder gives it back.
+    Release {
+        /// Token.
+        lease: LeaseId,
+        /// Who.
+        account: AccountName,
+    },
+    /// The holder takes responsibility.
+    Acknowledge {
+        /// Token.
+        lease: LeaseId,
+        /// Who.
+        account: AccountName,
+        /// Over which face.
+        face: Face,
+    },
+    /// The holder refuses it.
+    Reject {
+        /// Token.
+        lease: LeaseId,
+        /// Stable code.
+        code: String,
+        /// Explanation for the sender.
+        detail: String,
+    },
+    /// A part was read.
+    Fetch {
+        /// Who.
+        account: AccountName,
+    },
+    /// The department answered.
+    Replied {
+        /// The answer.
+        reply: MessageId,
+    },
+    /// The sender withdraws it.
+    Cancel {
+        /// Who.
+        account: AccountName,
+    },
+    /// Retention of the payload is over.
+    Strip,
+}
+
+/// Why an input cannot be applied. Nothing changes then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    /// The token is not the one of the current lease.
+    #[error("the lease token does not match")]
+    WrongLease,
+    /// The lease ran out or was lost to someone else.
+    #[error("the lease has ended")]
+    LeaseLost,
+    /// The message is already in a final state that contradicts the request.
+    #[error("the message is already finished")]
+    Finished,
+    /// It was handed out already.
+    #[error("the message was already handed out")]
+    HandedOut,
+    /// The input does not fit the state; for the engine: somebody else was faster.
+    #[error("not possible in this state")]
+    NotNow,
+}
+
+/// Result of an input: the new delivery and what to write on the ProcessCard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a transition that is not committed did not happen"]
+pub struct Transition {
+    /// The delivery after the change.
+    pub delivery: Delivery,
+    /// What happened, in order.
+    pub events: Vec<Event>,
+}
+
+impl Delivery {
+    /// Applies an input at a time.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; the delivery is unchanged then.
+    pub fn apply(&self, input: Input, now: Timestamp) -> Result<Transition, Refusal> {
+        let mut next = Step { delivery: self.clone(), now, events: Vec::new() };
+        next.delivery.version += 1;
+        match input {
+            Input::Routed(route) => next.routed(route)?,
+            Input::RouteOpen { reason, retry_at } => next.route_open(reason, retry_at)?,
+            Input::Refused(reason) => next.refused(reason)?,
+            Input::Sealed(seal) => next.sealed(seal)?,
+            Input::StartAttempt { until } => next.start_attempt(until)?,
+            Input::EndpointChanged { token, route } => {
+                next.holds(token)?;
+                next.note(EventKind::Routed { route });
+            }
+            Input::Succeeded { token, proof } => next.succeeded(token, proof)?,
+            Input::Failed { token, class, reason, next: after } => {
+                next.failed(token, class, reason, after)?
+            }
+            Input::Damaged(reason) => next.damaged(reason)?,
+            Input::Due => next.due()?,
+            Input::Lease { lease, account, until } => next.lease(lease, account, until)?,
+            Input::Extend { lease, until } => {
+                next.holder(lease)?.state = ItemState::Leased { lease, until };
+            }
+            Input::Release { lease, account } => next.release(lease, account)?,
+            Input::Acknowledge { lease, account, face } => {
+                next.holder(lease)?.state = ItemState::Acknowledged { lease, face };
+                next.enter(State::Acknowledged);
+                next.note(EventKind::Acknowledged { account, face });
+            }
+            Input::Reject { lease, code, detail } => {
+                next.holder(lease)?.state = ItemState::Gone;
+                let reason = RejectReason::Department { code, detail };
+                next.enter(State::Rejected { reason: reason.clone() });
+                next.note(EventKind::Rejected { reason });
+            }
+            Input::Fetch { account } => next.fetch(account)?,
+            Input::Replied { reply } => next.note(EventKind::Replied { reply }),
+            Input::Cancel { account } => next.cancel(account)?,
+            Input::Strip => next.strip()?,
+        }
+        Ok(Transition { delivery: next.delivery, events: next.events })
+    }
+}
+
+/// A change in the making.
+struct Step {
+    delivery: Delivery,
+    now: Timestamp,
+    events: Vec<Event>,
+}
+
+impl Step {
+    fn note(&mut self, kind: EventKind) {
+        self.events.push(Event { at: self.now, kind });
+    }
+
+    fn enter(&mut self, state: State) {
+        self.delivery.state = state;
+        self.delivery.since = self.now;
+    }
+
+    fn is_accepted(&self) -> Result<(), Refusal> {
+        if matches!(self.delivery.state, State::Accepted { .. }) { Ok(()) } else { Err(Refusal::NotNow) }
+    }
+
+    fn routed(&mut self, route: Box<Route>) -> Result<(), Refusal> {
+        self.is_accepted()?;
+        if self.delivery.destination.is_some() {
+            return Err(Refusal::NotNow);
+        }
+        self.delivery.destination = Some(route.destination.clone());
+        self.delivery.state = State::Accepted { retry_at: None };
+        self.note(EventKind::Routed { route });
+        Ok(())
+    }
+
+    fn route_open(&mut self, reason: FailureReason, retry_at: Timestamp) -> Result<(), Refusal> {
+        self.is_accepted()?;
+        self.delivery.state = State::Accepted { retry_at: Some(retry_at) };
+        self.note(EventKind::RouteOpen { reason, retry_at });
+        Ok(())
+    }
+
+    fn refused(&mut self, reason: RejectReason) -> Result<(), Refusal> {
+        self.is_accepted()?;
+        self.enter(State::Rejected { reason: reason.clone() });
+        self.note(EventKind::Rejected { reason });
+        Ok(())
+    }
+
+    fn sealed(&mut self, seal: SealRecord) -> Result<(), Refusal> {
+        self.is_accepted()?;
+        let Some(destination) = self.delivery.destination.clone() else { return Err(Refusal::NotNow) };
+        self.delivery.sealed = true;
+        self.note(EventKind::Sealed(seal));
+        match self.delivery.not_before {
+            Some(until) if until > self.now => self.enter(State::Waiting { until }),
+            _ => self.queue(destination),
+        }
+        Ok(())
+    }
+
+    /// Ready for the destination: a mailbox has it at once, a push channel needs an attempt.
+    fn queue(&mut self, destination: Destination) {
+        if destination.channel == ChannelKind::Mailbox {
+            self.delivery.item = Some(MailboxItem {
+                mailbox: destination.organization.clone(),
+                state: ItemState::Available,
+                delivered_at: self.now,
+                first_fetched_at: None,
+            });
+            self.enter(State::Delivered);
+            self.note(EventKind::Delivered { proof: None, mailbox: Some(destination.organization) });
+        } else {
+            self.enter(State::Queued);
+        }
+    }
+
+    fn expired(&self) -> bool {
+        self.delivery.expires_at.is_some_and(|end| end <= self.now)
+    }
+
+    fn expire(&mut self) {
+        if let Some(item) = &mut self.delivery.item {
+            item.state = ItemState::Gone;
+        }
+        self.enter(State::Expired);
+        self.note(EventKind::Expired);
+    }
+
+    fn start_attempt(&mut self, until: Timestamp) -> Result<(), Refusal> {
+        if self.delivery.state != State::Queued || !self.delivery.sealed {
+            return Err(Refusal::NotNow);
+        }
+        if self.expired() {
+            self.expire();
+            return Ok(());
+        }
+        self.delivery.attempts += 1;
+        self.enter(State::Attempting { token: self.delivery.version, until });
+        self.note(EventKind::AttemptStarted { attempt: self.delivery.attempts });
+        Ok(())
+    }
+
+    fn holds(&self, token: u64) -> Result<(), Refusal> {
+        match self.delivery.state {
+            State::Attempting { token: current, .. } if current == token => Ok(()),
+            _ => Err(Refusal::LeaseLost),
+        }
+    }
+
+    fn succeeded(&mut self, token: u64, proof: Proof) -> Result<(), Refusal> {
+        self.holds(token)?;
+        self.enter(State::Delivered);
+        self.note(EventKind::Delivered { proof: Some(proof), mailbox: None });
+        Ok(())
+    }
+
+    fn failed(
+        &mut self,
+        token: u64,
+        class: FailureClass,
+        reason: FailureReason,
+        next: Result<Timestamp, DeadReason>,
+    ) -> Result<(), Refusal> {
+        self.holds(token)?;
+        let attempt = self.delivery.attempts;
+        self.note(EventKind::AttemptFailed { attempt, class, reason, retry_at: next.as_ref().ok().copied() });
+        match next {
+            Ok(until) => self.enter(State::Waiting { until }),
+            Err(reason) => self.die(reason),
+        }
+        Ok(())
+    }
+
+    fn die(&mut self, reason: DeadReason) {
+        self.enter(State::Dead { reason: reason.clone() });
+        self.note(EventKind::Dead { reason });
+    }
+
+    fn damaged(&mut self, last: FailureReason) -> Result<(), Refusal> {
+        match self.delivery.placement() {
+            Placement::Finished { .. } | Placement::Parked => Err(Refusal::Finished),
+            Placement::Prepare
+            | Placement::Timer { .. }
+            | Placement::Ready { .. }
+            | Placement::Available { .. } => {
+                self.die(DeadReason::Damaged { last });
+                Ok(())
+            }
+        }
+    }
+
+    fn due(&mut self) -> Result<(), Refusal> {
+        let item = self.delivery.item.as_mut();
+        match (&self.delivery.state, item) {
+            (State::Accepted { retry_at: Some(at) }, _) if *at <= self.now => {
+                self.delivery.state = State::Accepted { retry_at: None };
+            }
+            (State::Waiting { until }, _) if *until <= self.now => {
+                let Some(destination) = self.delivery.destination.clone() else {
+                    return Err(Refusal::NotNow);
+                };
+                self.queue(destination);
+            }
+            (State::Attempting { until, .. }, _) if *until <= self.now => {
+                let attempt = self.delivery.attempts;
+                self.enter(State::Queued);
+                self.note(EventKind::AttemptLost { attempt });
+            }
+            (State::Delivered | State::Fetched, Some(MailboxItem { state, .. })) => match state {
+                ItemState::Leased { until, .. } if *until <= self.now => {
+                    *state = ItemState::Available;
+                    self.note(EventKind::LeaseExpired);
+                }
+                ItemState::Available
+                | ItemState::Leased { .. }
+                | ItemState::Acknowledged { .. }
+                | ItemState::Gone => return Err(Refusal::NotNow),
+            },
+            _ => return Err(Refusal::NotNow),
+        }
+        Ok(())
+    }
+
+    fn lease(&mut self, lease: LeaseId, account: AccountName, until: Timestamp) -> Result<(), Refusal> {
+        if self.delivery.item.as_ref().is_none_or(|item| item.state != ItemState::Available) {
+            return Err(Refusal::NotNow);
+        }
+        if self.expired() {
+            self.expire();
+            return Ok(());
+        }
+        self.delivery.attempts += 1;
+        let now = self.now;
+        if let Some(item) = &mut self.delivery.item {
+            item.state = ItemState::Leased { lease, until };
+            item.first_fetched_at.get_or_insert(now);
+        }
+        if self.delivery.state == State::Delivered {
+            self.enter(State::Fetched);
+        }
+        self.note(EventKind::Leased { attempt: self.delivery.attempts, account, until });
+        Ok(())
+    }
+
+    /// The item, if `lease` holds it now.
+    fn holder(&mut self, lease: LeaseId) -> Result<&mut MailboxItem, Refusal> {
+        let now = self.now;
+        let item = self.delivery.item.as_mut().ok_or(Refusal::NotNow)?;
+        match &item.state {
+            ItemState::Leased { lease: current, until } if *current == lease => {
+                if *until > now {
+                    Ok(item)
+                } else {
+                    Err(Refusal::LeaseLost)
+                }
+            }
+            ItemState::Leased { .. } => Err(Refusal::WrongLease),
+            ItemState::Available => Err(Refusal::LeaseLost),
+            ItemState::Acknowledged { .. } | ItemState::Gone => Err(Refusal::Finished),
+        }
+    }
+
+    fn release(&mut self, lease: LeaseId, account: AccountName) -> Result<(), Refusal> {
+        self.holder(lease)?.state = ItemState::Available;
+        self.note(EventKind::Released { account });
+        Ok(())
+    }
+
+    fn fetch(&mut self, account: AccountName) -> Result<(), Refusal> {
+        let now = self.now;
+        let item = self.delivery.item.as_mut().ok_or(Refusal::NotNow)?;
+        if item.first_fetched_at.is_some() {
+            return Err(Refusal::NotNow);
+        }
+        item.first_fetched_at = Some(now);
+        if self.delivery.state == State::Delivered {
+            self.enter(State::Fetched);
+        }
+        self.note(EventKind::Fetched { account });
+        Ok(())
+    }
+
+    fn cancel(&mut self, account: AccountName) -> Result<(), Refusal> {
+        match &self.delivery.state {
+            State::Accepted { .. } | State::Queued | State::Waiting { .. } | State::Delivered
+                if self.delivery.attempts == 0 =>
+            {
+                if let Some(item) = &mut self.delivery.item {
+                    item.state = ItemState::Gone;
+                }
+                self.enter(State::Cancelled);
+                self.note(EventKind::Cancelled { account });
+                Ok(())
+            }
+            State::Accepted { .. }
+            | State::Queued
+            | State::Waiting { .. }
+            | State::Attempting { .. }
+            | State::Delivered
+            | State::Fetched => Err(Refusal::HandedOut),
+            State::Acknowledged
+            | State::Cancelled
+            | State::Expired
+            | State::Rejected { .. }
+            | State::Dead { .. } => Err(Refusal::Finished),
+        }
+    }
+
+    fn strip(&mut self) -> Result<(), Refusal> {
+        if !self.delivery.is_finished() || self.delivery.stripped {
+            return Err(Refusal::NotNow);
+        }
+        self.delivery.stripped = true;
+        self.note(EventKind::PayloadRemoved);
+        Ok(())
+    }
+}
