@@ -4,16 +4,16 @@
 //! its fencing token (P6); all fan-out holds a permit (P8). The engine keeps nothing that the store does not have, so
 //! it may die at any instant. Not here: which state follows which (`delivery`), how a channel works (adapters).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::RetryPolicy;
+use crate::delivery::{Input, Placement, RetryPolicy, State};
 use crate::id::MessageId;
 use crate::mailbox::add;
 use crate::port::{
@@ -102,20 +102,31 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Timers looked at in one round.
 const TIMER_BATCH: usize = 256;
 
-/// What a finished task was, so that its slot can be given back.
-struct Finished {
-    id: MessageId,
-    result: Result<(), StoreError>,
-    prepared: bool,
+/// What a task works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Job {
+    Prepare(MessageId),
+    Attempt(MessageId),
 }
 
 /// Work in flight; owned by the loop, no locks.
 #[derive(Default)]
 struct InFlight {
-    tasks: JoinSet<Finished>,
+    tasks: JoinSet<Result<(), StoreError>>,
+    jobs: HashMap<tokio::task::Id, Job>,
     preparing: BTreeSet<MessageId>,
     attempting: BTreeSet<MessageId>,
     cursor: Option<MessageId>,
+}
+
+/// What the end of a task means for the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    Well,
+    /// The store or the sealer has a fault.
+    Rest,
+    /// The worker panicked while it prepared a message; it would again.
+    Died(MessageId),
 }
 
 impl Engine {
@@ -125,7 +136,8 @@ impl Engine {
         Arc::new(Self { ports, channels, options, held: AtomicBool::new(false) })
     }
 
-    /// Holds or releases everything after acceptance: nothing is routed, sealed or delivered while held.
+    /// Holds or releases everything after acceptance: nothing is routed, sealed or handed to a push channel while held. What
+    /// was sealed before still becomes available in mailboxes when its `notBefore` has come.
     pub fn hold_all(&self, held: bool) {
         self.held.store(held, Ordering::Relaxed);
         self.ports.wake.work();
@@ -170,18 +182,25 @@ impl Engine {
         let held = self.held.load(Ordering::Relaxed);
         let latest = add(self.ports.clock.now(), HEARTBEAT);
         let timer = self.ports.clock.sleep_until(until.map_or(latest, |at| at.min(latest)));
-        let mut rest = false;
+        let mut settled = Vec::new();
         tokio::select! {
             () = stop.cancelled() => {}
             // While everything is held new work changes nothing; the heartbeat notices the release.
             () = self.ports.wake.on_work(), if !held => {}
             () = timer => {}
-            Some(done) = flight.tasks.join_next() => rest = flight.settle(done),
+            Some(done) = flight.tasks.join_next_with_id() => settled.push(flight.settle(done)),
         }
-        while let Some(done) = flight.tasks.try_join_next() {
-            rest |= flight.settle(done);
+        while let Some(done) = flight.tasks.try_join_next_with_id() {
+            settled.push(flight.settle(done));
         }
-        if rest {
+        for one in &settled {
+            if let Settled::Died(id) = one
+                && let Err(error) = self.damaged(*id, "the worker died on this message".to_owned()).await
+            {
+                tracing::error!(message.id = %id, error = &error as &dyn std::error::Error, "The message stays queued.");
+            }
+        }
+        if settled.iter().any(|one| *one != Settled::Well) {
             let at = add(self.ports.clock.now(), REST);
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -219,9 +238,8 @@ impl Engine {
             if flight.preparing.insert(id) {
                 started += 1;
                 let engine = Arc::clone(self);
-                flight
-                    .tasks
-                    .spawn(async move { Finished { id, result: engine.prepare(id).await, prepared: true } });
+                let task = flight.tasks.spawn(async move { engine.prepare(id).await });
+                flight.jobs.insert(task.id(), Job::Prepare(id));
             }
         }
         if whole && started < free {
@@ -239,9 +257,8 @@ impl Engine {
         for WorkItem { id, .. } in items {
             if flight.attempting.insert(id) {
                 let engine = Arc::clone(self);
-                flight
-                    .tasks
-                    .spawn(async move { Finished { id, result: engine.attempt(id).await, prepared: false } });
+                let task = flight.tasks.spawn(async move { engine.attempt(id).await });
+                flight.jobs.insert(task.id(), Job::Attempt(id));
             }
         }
         Ok(())
@@ -265,10 +282,12 @@ impl Engine {
         let mut mail = false;
         for item in due {
             let Some(delivery) = self.ports.store.head(item.id).await? else { continue };
-            mail |= self
-                .step(item.id, &delivery, crate::delivery::Input::Due)
-                .await?
-                .is_some_and(|next| matches!(next.placement(), crate::delivery::Placement::Available { .. }));
+            let input = match delivery.state {
+                State::Attempting { .. } => self.lost(item.id, &delivery),
+                _ => Input::Due,
+            };
+            let next = self.step(item.id, &delivery, input).await?;
+            mail |= next.is_some_and(|next| matches!(next.placement(), Placement::Available { .. }));
         }
         if mail {
             self.ports.wake.mail();
@@ -278,31 +297,33 @@ impl Engine {
 }
 
 impl InFlight {
-    /// Gives the slot back. Returns whether the engine should rest.
-    fn settle(&mut self, done: Result<Finished, tokio::task::JoinError>) -> bool {
-        match done {
-            Ok(Finished { id, result, prepared }) => {
-                if prepared {
-                    self.preparing.remove(&id);
-                } else {
-                    self.attempting.remove(&id);
-                }
-                match result {
-                    Ok(()) => false,
-                    Err(error) => {
-                        tracing::error!(
-                            message.id = %id,
-                            error = &error as &dyn std::error::Error,
-                            "Work on a message stopped because the store failed."
-                        );
-                        true
-                    }
-                }
+    /// Gives the slot back.
+    fn settle(&mut self, done: Result<(tokio::task::Id, Result<(), StoreError>), JoinError>) -> Settled {
+        let task = done.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
+        let job = self.jobs.remove(&task);
+        match job {
+            Some(Job::Prepare(id)) => self.preparing.remove(&id),
+            Some(Job::Attempt(id)) => self.attempting.remove(&id),
+            None => false,
+        };
+        match (done, job) {
+            (Ok((_, Ok(()))), _) => Settled::Well,
+            (Ok((_, Err(error))), job) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(?job, error, "Work on a message stopped because the store failed.");
+                Settled::Rest
             }
-            Err(error) => {
-                // A panic is a bug; the message stays durable and its lease runs out.
-                tracing::error!(error = &error as &dyn std::error::Error, "A worker of the engine died.");
-                true
+            (Err(error), job) => {
+                // A panic is a bug. An attempt is repeated when its lease runs out.
+                tracing::error!(
+                    ?job,
+                    error = &error as &dyn std::error::Error,
+                    "A worker of the engine died."
+                );
+                match job {
+                    Some(Job::Prepare(id)) => Settled::Died(id),
+                    Some(Job::Attempt(_)) | None => Settled::Rest,
+                }
             }
         }
     }

@@ -121,6 +121,9 @@ impl LeaseId {
         Self(Uuid::from_bytes(bytes))
     }
 
+    /// What stands for text that is no token: no lease has it.
+    pub const NEVER: Self = Self(Uuid::nil());
+
     /// The bytes under which a store finds the lease.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()

@@ -8,7 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::account::Account;
-use crate::delivery::{Delivery, Face, Input, ItemState, Refusal, Transition};
+use crate::delivery::{
+    Delivery, Face, FailureReason, Input, ItemState, MailboxItem, Refusal, State, Transition,
+};
 use crate::id::{LeaseId, MessageId};
 use crate::message::PartNumber;
 use crate::port::{Change, Clock, CommitError, Entropy, MessageStore, PartReader, StoreError, StoredMessage};
@@ -118,7 +120,10 @@ impl Mailboxes {
                 Ok(()) => {
                     let mut messages = Vec::with_capacity(ids.len());
                     for id in ids {
-                        messages.extend(self.store.load(id).await?);
+                        messages.extend(self.load(id).await?);
+                    }
+                    if messages.is_empty() && !nothing_left {
+                        continue;
                     }
                     return Ok(Lease { id, until, messages });
                 }
@@ -138,24 +143,32 @@ impl Mailboxes {
         lease: LeaseId,
         duration: Duration,
     ) -> Result<(Timestamp, Vec<MessageId>), MailboxError> {
-        let until = add(self.clock.now(), duration);
-        let ids = self.store.leased(lease).await?;
-        let mut changes = Vec::with_capacity(ids.len());
-        for id in &ids {
-            let Some(delivery) = self.store.head(*id).await? else { continue };
-            if delivery.item.as_ref().is_some_and(|item| account.opens(&item.mailbox)) {
-                let next = delivery.apply(Input::Extend { lease, until }, self.clock.now())?;
-                changes.push(change(*id, &delivery, next));
+        loop {
+            let now = self.clock.now();
+            let until = add(now, duration);
+            let ids = self.store.leased(lease).await?;
+            let mut changes = Vec::with_capacity(ids.len());
+            for id in &ids {
+                let Some(delivery) = self.store.head(*id).await? else { continue };
+                if delivery.item.as_ref().is_some_and(|item| account.opens(&item.mailbox)) {
+                    match delivery.apply(Input::Extend { lease, until }, now) {
+                        Ok(next) => changes.push(change(*id, &delivery, next)),
+                        // Acknowledged or given back since the list was made.
+                        Err(_) if !delivery.item.as_ref().is_some_and(holds(lease)) => {}
+                        Err(refusal) => return Err(refusal.into()),
+                    }
+                }
+            }
+            if changes.is_empty() {
+                return Err(Refusal::LeaseLost.into());
+            }
+            match self.store.commit(changes).await {
+                Ok(()) => return Ok((until, ids)),
+                // One of them was acknowledged or downloaded meanwhile; that ends nothing.
+                Err(CommitError::Stale(_)) => {}
+                Err(CommitError::Store(error)) => return Err(error.into()),
             }
         }
-        if changes.is_empty() {
-            return Err(Refusal::LeaseLost.into());
-        }
-        self.store.commit(changes).await.map_err(|error| match error {
-            CommitError::Stale(_) => Refusal::LeaseLost.into(),
-            CommitError::Store(error) => MailboxError::Store(error),
-        })?;
-        Ok((until, ids))
     }
 
     /// The department takes responsibility. A repeat under the same lease succeeds without effect.
@@ -169,13 +182,8 @@ impl Mailboxes {
         lease: LeaseId,
         face: Face,
     ) -> Result<StoredMessage, MailboxError> {
-        let message = self.open(account, id).await?;
-        if let Some(ItemState::Acknowledged { lease: earlier, .. }) = item_state(&message)
-            && *earlier == lease
-        {
-            return Ok(message);
-        }
-        self.change(id, Input::Acknowledge { lease, account: account.name.clone(), face }).await
+        let input = Input::Acknowledge { lease, account: account.name.clone(), face };
+        self.change(account, id, input).await
     }
 
     /// The department refuses the message for good; the sender is told why.
@@ -190,8 +198,7 @@ impl Mailboxes {
         code: String,
         detail: String,
     ) -> Result<StoredMessage, MailboxError> {
-        self.open(account, id).await?;
-        self.change(id, Input::Reject { lease, code, detail }).await
+        self.change(account, id, Input::Reject { lease, code, detail }).await
     }
 
     /// Gives a leased message back.
@@ -204,8 +211,8 @@ impl Mailboxes {
         id: MessageId,
         lease: LeaseId,
     ) -> Result<StoredMessage, MailboxError> {
-        self.open(account, id).await?;
-        let released = self.change(id, Input::Release { lease, account: account.name.clone() }).await?;
+        let input = Input::Release { lease, account: account.name.clone() };
+        let released = self.change(account, id, input).await?;
         self.wake.mail();
         Ok(released)
     }
@@ -218,7 +225,7 @@ impl Mailboxes {
         let mut messages = Vec::new();
         for mailbox in account.mailboxes() {
             for id in self.store.mailbox(mailbox, limit - messages.len()).await? {
-                messages.extend(self.store.load(id).await?);
+                messages.extend(self.load(id).await?);
             }
             if messages.len() >= limit {
                 break;
@@ -228,14 +235,15 @@ impl Mailboxes {
     }
 
     /// A message in one of the account's mailboxes, or one that was pushed to an organisation it serves: a push channel may
-    /// hand over references to parts that are fetched here.
+    /// hand over references to parts that are fetched here. What the sender withdrew in time was never here.
     ///
     /// # Errors
     /// [`MailboxError::Unknown`] if there is none the account may open.
     pub async fn open(&self, account: &Account, id: MessageId) -> Result<StoredMessage, MailboxError> {
         let message = self.store.load(id).await?.ok_or(MailboxError::Unknown)?;
         let delivery = &message.delivery;
-        let handed_out = delivery.item.is_some() || delivery.attempts > 0;
+        let handed_out =
+            (delivery.item.is_some() || delivery.attempts > 0) && delivery.state != State::Cancelled;
         match &delivery.destination {
             Some(destination) if handed_out && account.opens(&destination.organization) => Ok(message),
             _ => Err(MailboxError::Unknown),
@@ -245,7 +253,7 @@ impl Mailboxes {
     /// Reads a part; the first reading makes the message `fetched`, durably before the first byte.
     ///
     /// # Errors
-    /// [`MailboxError::Unknown`] if there is no such part.
+    /// [`MailboxError::Unknown`] if there is no such part, [`Refusal::Finished`] if the message is no longer offered.
     pub async fn read(
         &self,
         account: &Account,
@@ -254,11 +262,15 @@ impl Mailboxes {
         offset: u64,
     ) -> Result<Box<dyn PartReader>, MailboxError> {
         let message = self.open(account, id).await?;
-        if message.delivery.item.is_some_and(|item| item.first_fetched_at.is_none()) {
-            match self.change(id, Input::Fetch { account: account.name.clone() }).await {
-                Ok(_) | Err(MailboxError::Refused(_)) => {}
-                Err(error) => return Err(error),
+        match &message.delivery.item {
+            Some(MailboxItem { state: ItemState::Gone, .. }) => return Err(Refusal::Finished.into()),
+            Some(item) if item.first_fetched_at.is_none() => {
+                match self.change(account, id, Input::Fetch { account: account.name.clone() }).await {
+                    Ok(_) | Err(MailboxError::Refused(Refusal::NotNow)) => {}
+                    Err(error) => return Err(error),
+                }
             }
+            Some(_) | None => {}
         }
         self.store.open_part(id, part, offset).await?.ok_or(MailboxError::Unknown)
     }
@@ -267,14 +279,47 @@ impl Mailboxes {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn replied(&self, id: MessageId, reply: MessageId) -> Result<(), MailboxError> {
-        self.change(id, Input::Replied { reply }).await.map(|_| ())
+    pub async fn replied(
+        &self,
+        account: &Account,
+        id: MessageId,
+        reply: MessageId,
+    ) -> Result<(), MailboxError> {
+        self.change(account, id, Input::Replied { reply }).await.map(|_| ())
     }
 
-    /// Applies an input to the newest version, again if somebody else was faster.
-    async fn change(&self, id: MessageId, input: Input) -> Result<StoredMessage, MailboxError> {
+    /// A message for handing out. A damaged one is dead-lettered, so that it does not stand in the way of the others.
+    async fn load(&self, id: MessageId) -> Result<Option<StoredMessage>, StoreError> {
+        let detail = match self.store.load(id).await {
+            Err(StoreError::Damaged { detail, .. }) => detail,
+            other => return other,
+        };
+        tracing::error!(message.id = %id, detail, "A message in a mailbox is damaged; it is dead-lettered.");
+        let last = FailureReason { code: "damaged".to_owned(), detail };
+        while let Some(delivery) = self.store.head(id).await?
+            && let Ok(next) = delivery.apply(Input::Damaged(last.clone()), self.clock.now())
+        {
+            match self.store.commit(vec![change(id, &delivery, next)]).await {
+                Ok(()) => break,
+                Err(CommitError::Stale(_)) => {}
+                Err(CommitError::Store(error)) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Applies an input to the newest version of a message the account may open, again if somebody else was faster.
+    async fn change(
+        &self,
+        account: &Account,
+        id: MessageId,
+        input: Input,
+    ) -> Result<StoredMessage, MailboxError> {
         loop {
-            let mut message = self.store.load(id).await?.ok_or(MailboxError::Unknown)?;
+            let mut message = self.open(account, id).await?;
+            if is_repeat(&message, &input) {
+                return Ok(message);
+            }
             let next = message.delivery.apply(input.clone(), self.clock.now())?;
             let change = change(id, &message.delivery, next.clone());
             match self.store.commit(vec![change]).await {
@@ -294,8 +339,10 @@ fn change(id: MessageId, before: &Delivery, after: Transition) -> Change {
     Change { id, expected: before.version, delivery: after.delivery, events: after.events }
 }
 
-fn item_state(message: &StoredMessage) -> Option<&ItemState> {
-    message.delivery.item.as_ref().map(|item| &item.state)
+/// Whether a message was already acknowledged under the same lease.
+fn is_repeat(message: &StoredMessage, input: &Input) -> bool {
+    let state = message.delivery.item.as_ref().map(|item| &item.state);
+    matches!((state, input), (Some(ItemState::Acknowledged { lease: earlier, .. }), Input::Acknowledge { lease, .. }) if earlier == lease)
 }
 
 fn holds(id: LeaseId) -> impl Fn(&crate::delivery::MailboxItem) -> bool {

@@ -1,12 +1,12 @@
 //! A push channel in memory that remembers every hand-over and follows a script of failures.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use amtsbote_core::delivery::{FailureClass, Proof};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::message::Sha256Digest;
-use amtsbote_core::port::{Channel, DeliveryOutcome, Handover};
+use amtsbote_core::port::{Channel, DeliveryOutcome, Handover, MessageStore};
 use amtsbote_core::route::{ChannelKind, Endpoint};
 use async_trait::async_trait;
 
@@ -19,6 +19,8 @@ pub struct Seen {
     pub attempt: u32,
     /// Digest of the document it read.
     pub document: Sha256Digest,
+    /// Whether the witness, if there is one, knew of the attempt when it arrived (promise P2).
+    pub durable: bool,
 }
 
 /// What the channel does with the next attempt.
@@ -41,6 +43,7 @@ pub type Script = dyn Fn(MessageId, u32) -> Act + Send + Sync;
 pub struct FakeChannel {
     seen: Mutex<Vec<Seen>>,
     script: Box<Script>,
+    witness: Option<Arc<dyn MessageStore>>,
 }
 
 impl FakeChannel {
@@ -51,7 +54,13 @@ impl FakeChannel {
 
     /// A channel that does what the script says.
     pub fn scripted(script: impl Fn(MessageId, u32) -> Act + Send + Sync + 'static) -> Self {
-        Self { seen: Mutex::default(), script: Box::new(script) }
+        Self { seen: Mutex::default(), script: Box::new(script), witness: None }
+    }
+
+    /// Asks a store at every hand-over whether the attempt is written down there.
+    #[must_use]
+    pub fn witnessed_by(self, store: Arc<dyn MessageStore>) -> Self {
+        Self { witness: Some(store), ..self }
     }
 
     /// Everything that arrived so far.
@@ -66,7 +75,12 @@ impl FakeChannel {
             document.extend_from_slice(&bytes);
         }
         let document = Sha256Digest::of(&document);
-        self.seen.lock().unwrap().push(Seen { id: handover.message.id, attempt: handover.attempt, document });
+        let (id, attempt) = (handover.message.id, handover.attempt);
+        let durable = match &self.witness {
+            Some(store) => store.head(id).await.unwrap().is_some_and(|head| head.attempts >= attempt),
+            None => true,
+        };
+        self.seen.lock().unwrap().push(Seen { id, attempt, document, durable });
     }
 }
 

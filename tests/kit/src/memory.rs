@@ -1,6 +1,6 @@
 //! A store in memory: the model of what every store does, and the ground the simulation stands on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use amtsbote_core::Timestamp;
@@ -23,6 +23,7 @@ pub struct MemoryStore(Arc<Mutex<Content>>);
 struct Content {
     messages: BTreeMap<MessageId, Entry>,
     keys: HashMap<IntakeKey, (MessageId, Sha256Digest)>,
+    damaged: BTreeSet<MessageId>,
 }
 
 #[derive(Debug, Clone)]
@@ -47,6 +48,11 @@ impl MemoryStore {
     /// All deliveries, for conservation checks.
     pub fn deliveries(&self) -> Vec<(MessageId, Delivery)> {
         self.content().messages.iter().map(|(id, entry)| (*id, entry.delivery.clone())).collect()
+    }
+
+    /// From now on the record of a message cannot be read.
+    pub fn damage(&self, id: MessageId) {
+        self.content().damaged.insert(id);
     }
 
     fn placed(&self, wanted: impl Fn(&Placement) -> bool) -> Vec<(MessageId, Delivery)> {
@@ -139,7 +145,11 @@ impl MessageStore for MemoryStore {
     }
 
     async fn load(&self, id: MessageId) -> Result<Option<StoredMessage>, StoreError> {
-        Ok(self.content().messages.get(&id).map(|entry| StoredMessage {
+        let content = self.content();
+        if content.damaged.contains(&id) {
+            return Err(StoreError::Damaged { id, detail: "scripted".to_owned() });
+        }
+        Ok(content.messages.get(&id).map(|entry| StoredMessage {
             message: Arc::clone(&entry.message),
             delivery: entry.delivery.clone(),
             events: entry.events.clone(),

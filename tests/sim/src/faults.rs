@@ -1,10 +1,12 @@
 //! A store whose commits fail as often as the seed says, and engines that are broken on purpose.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use amtsbote_core::Timestamp;
-use amtsbote_core::delivery::{Delivery, State};
+use amtsbote_core::delivery::{DeadReason, Delivery, FailureReason, State};
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
 use amtsbote_core::message::{IntakeKey, PartNumber};
@@ -24,6 +26,10 @@ pub enum Breakage {
     None,
     /// The number of the attempt is not made durable before the attempt.
     ForgetsAttempts,
+    /// The channel is called although the start of the first attempt was not written.
+    DeliversBeforeCommitting,
+    /// A failed attempt is dead-lettered at once.
+    GivesUpEarly,
     /// A lost lease is not noticed: the last writer wins.
     IgnoresVersions,
     /// A failed attempt is taken for a success.
@@ -37,6 +43,8 @@ pub struct FaultyStore {
     per_mille: AtomicU64,
     faults: AtomicU64,
     breakage: Breakage,
+    /// Messages whose first attempt a broken engine did not write.
+    skipped: Mutex<BTreeSet<MessageId>>,
     quiet: AtomicBool,
 }
 
@@ -49,6 +57,7 @@ impl FaultyStore {
             per_mille: AtomicU64::new(per_mille),
             faults: AtomicU64::new(0),
             breakage,
+            skipped: Mutex::default(),
             quiet: AtomicBool::new(false),
         })
     }
@@ -78,10 +87,27 @@ impl FaultyStore {
         }
     }
 
+    /// Now and then a commit takes longer than the lease of whoever asked for it.
+    fn slowness(&self) -> Duration {
+        let mut random = self.random.lock().unwrap();
+        if !self.quiet.load(Ordering::Relaxed) && random.random_range(0..100) < 2 {
+            Duration::from_secs(random.random_range(1..40))
+        } else {
+            Duration::from_millis(1)
+        }
+    }
+
     fn break_it(&self, changes: &mut [Change]) {
         for change in changes {
             match self.breakage {
-                Breakage::None => {}
+                Breakage::None | Breakage::DeliversBeforeCommitting => {}
+                Breakage::GivesUpEarly => {
+                    if matches!(change.delivery.state, State::Waiting { .. }) && change.delivery.attempts > 0
+                    {
+                        let last = FailureReason { code: "early".to_owned(), detail: String::new() };
+                        change.delivery.state = State::Dead { reason: DeadReason::TooOld { last } };
+                    }
+                }
                 Breakage::ForgetsAttempts => change.delivery.attempts = change.delivery.attempts.min(1),
                 Breakage::IgnoresVersions => {
                     if let Some((_, current)) =
@@ -129,12 +155,22 @@ impl MessageStore for FaultyStore {
     }
 
     async fn commit(&self, mut changes: Vec<Change>) -> Result<(), CommitError> {
-        self.break_it(&mut changes);
+        let starts = |change: &Change| matches!(change.delivery.state, State::Attempting { .. });
+        if self.breakage == Breakage::DeliversBeforeCommitting
+            && changes.iter().all(starts)
+            && self.skipped.lock().unwrap().insert(changes[0].id)
+        {
+            return Ok(());
+        }
         match self.fault() {
-            Some(true) => self.inner.commit(changes).await?,
+            Some(true) => {
+                self.break_it(&mut changes);
+                self.inner.commit(changes).await?;
+            }
             Some(false) => {}
             None => {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                tokio::time::sleep(self.slowness()).await;
+                self.break_it(&mut changes);
                 return self.inner.commit(changes).await;
             }
         }

@@ -48,6 +48,10 @@ pub struct Outcome {
     pub stuck: usize,
     /// Arrived with other content than submitted.
     pub altered: usize,
+    /// Dead-lettered although the destination never refused them for good.
+    pub given_up: usize,
+    /// Hand-overs whose number the store did not know yet.
+    pub undurable: usize,
     /// Messages whose ProcessCard counts its hand-overs wrongly: somebody overwrote somebody else's change.
     pub untrue: usize,
     /// Faults that happened.
@@ -60,7 +64,8 @@ impl Outcome {
     /// What is wrong with the run, if anything.
     pub fn complaint(&self) -> Option<String> {
         let conserved = self.accepted == self.delivered + self.dead + self.lost;
-        let good = conserved && self.lost + self.unmarked + self.stuck + self.altered + self.untrue == 0;
+        let wrong = self.lost + self.unmarked + self.stuck + self.altered + self.given_up + self.undurable;
+        let good = conserved && wrong + self.untrue == 0;
         (!good).then(|| format!("{self:?}"))
     }
 }
@@ -72,6 +77,10 @@ pub struct World {
     accounts: Arc<ArcSwap<AccountBook>>,
     directory: Arc<FakeDirectory>,
     channel: Arc<FakeChannel>,
+    /// Messages the destination refused for good.
+    refused: Arc<Mutex<BTreeSet<MessageId>>>,
+    /// Goes on over all lives of the process.
+    clock: Arc<PausedClock>,
     healed: Arc<AtomicBool>,
     random: StdRng,
     seed: u64,
@@ -87,7 +96,6 @@ pub struct World {
 struct Process {
     intake: Intake,
     mailboxes: Mailboxes,
-    clock: Arc<PausedClock>,
     task: tokio::task::JoinHandle<usize>,
 }
 
@@ -103,12 +111,18 @@ impl World {
         let directory = Arc::new(FakeDirectory::default());
         directory
             .list(OFFICE, Endpoint { channel: ChannelKind::Amqp, address: "amqp://main?queue=q".to_owned() });
+        let refused = Arc::new(Mutex::default());
         let world = Self {
             store: FaultyStore::new(memory.clone(), seed, random.random_range(10..120), breakage),
-            memory,
             accounts: Arc::new(ArcSwap::from_pointee(accounts(local))),
             directory,
-            channel: Arc::new(channel(seed, Arc::clone(&healed))),
+            channel: Arc::new(
+                channel(seed, Arc::clone(&healed), Arc::clone(&refused))
+                    .witnessed_by(Arc::new(memory.clone())),
+            ),
+            memory,
+            refused,
+            clock: Arc::new(PausedClock::starting_at(noon())),
             healed,
             random,
             seed,
@@ -123,8 +137,7 @@ impl World {
 
     fn start(&mut self) -> Process {
         let store: Arc<dyn MessageStore> = Arc::clone(&self.store) as _;
-        let clock = Arc::new(PausedClock::starting_at(noon()));
-        let clock_port: Arc<dyn Clock> = Arc::clone(&clock) as _;
+        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
         let entropy = Arc::new(SeededEntropy::new(self.random.random()));
         let wake = Arc::new(Wake::default());
         let directory: Arc<dyn Directory> = Arc::clone(&self.directory) as _;
@@ -133,31 +146,23 @@ impl World {
         let intake = Intake::new(
             Arc::clone(&store),
             Arc::clone(&router),
-            Arc::clone(&clock_port),
+            Arc::clone(&clock),
             Arc::clone(&entropy) as _,
             Arc::new(Silent),
             Arc::clone(&wake),
         );
         let mailboxes = Mailboxes::new(
             Arc::clone(&store),
-            Arc::clone(&clock_port),
+            Arc::clone(&clock),
             Arc::clone(&entropy) as _,
             Arc::clone(&wake),
         );
         let sealer = Arc::new(FakeSealer::failing(self.random.random_range(0..3)));
-        let ports = EnginePorts {
-            store,
-            router,
-            sealer,
-            channels,
-            clock: clock_port,
-            entropy,
-            observer: Arc::new(Silent),
-            wake,
-        };
+        let ports =
+            EnginePorts { store, router, sealer, channels, clock, entropy, observer: Arc::new(Silent), wake };
         let engine = Engine::new(ports, options());
         let task = tokio::spawn(engine.run(CancellationToken::new(), Duration::from_secs(5)));
-        Process { intake, mailboxes, clock, task }
+        Process { intake, mailboxes, task }
     }
 
     async fn play(mut self) -> Outcome {
@@ -237,13 +242,13 @@ impl World {
                 return;
             }
             tokio::time::sleep(Duration::from_secs(600)).await;
-            debug_assert!(process.clock.now() > noon());
         }
     }
 
     async fn outcome(&self) -> Outcome {
         let mut arrivals: BTreeMap<MessageId, Vec<u32>> = BTreeMap::new();
         let mut altered = BTreeSet::new();
+        let undurable = self.channel.seen().iter().filter(|seen| !seen.durable).count();
         let pushed = self.channel.seen().into_iter().map(|seen| (seen.id, seen.attempt, seen.document));
         for (id, attempt, digest) in pushed.chain(self.pulled.iter().copied()) {
             arrivals.entry(id).or_default().push(attempt);
@@ -254,6 +259,7 @@ impl World {
         let mut outcome = Outcome {
             accepted: self.sent.len(),
             altered: altered.len(),
+            undurable,
             faults: self.store.faults(),
             crashes: self.crashes,
             ..Outcome::default()
@@ -272,7 +278,10 @@ impl World {
         }
         for id in self.sent.keys() {
             match states.get(id).map(|delivery| &delivery.state) {
-                Some(State::Dead { .. }) => outcome.dead += 1,
+                Some(State::Dead { .. }) => {
+                    outcome.dead += 1;
+                    outcome.given_up += usize::from(!self.refused.lock().unwrap().contains(id));
+                }
                 Some(State::Delivered | State::Acknowledged) if arrivals.contains_key(id) => {
                     outcome.delivered += 1
                 }
@@ -315,16 +324,19 @@ fn options() -> EngineOptions {
     }
 }
 
-fn channel(seed: u64, healed: Arc<AtomicBool>) -> FakeChannel {
+fn channel(seed: u64, healed: Arc<AtomicBool>, refused: Arc<Mutex<BTreeSet<MessageId>>>) -> FakeChannel {
     let random = Mutex::new(StdRng::seed_from_u64(seed ^ 0x5eed));
-    FakeChannel::scripted(move |_, _| {
+    FakeChannel::scripted(move |id, _| {
         if healed.load(Ordering::Relaxed) {
             return Act::Take;
         }
         match random.lock().unwrap().random_range(0..100) {
             0..20 => Act::Fail(FailureClass::Transient),
             20..28 => Act::Fail(FailureClass::Destination),
-            28..30 => Act::Fail(FailureClass::Permanent),
+            28..30 => {
+                refused.lock().unwrap().insert(id);
+                Act::Fail(FailureClass::Permanent)
+            }
             30..40 => Act::TakeSilently,
             40..45 => Act::Hang,
             _ => Act::Take,

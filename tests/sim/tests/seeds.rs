@@ -40,7 +40,13 @@ fn a_run_repeats_exactly() {
 
 #[test]
 fn broken_engines_are_caught() {
-    for breakage in [Breakage::ForgetsAttempts, Breakage::IgnoresVersions, Breakage::TakesFailureForSuccess] {
+    for breakage in [
+        Breakage::ForgetsAttempts,
+        Breakage::DeliversBeforeCommitting,
+        Breakage::GivesUpEarly,
+        Breakage::IgnoresVersions,
+        Breakage::TakesFailureForSuccess,
+    ] {
         let caught = (0..200).find(|seed| run(*seed, breakage).complaint().is_some());
         assert!(caught.is_some(), "{breakage:?} went unnoticed in 200 runs");
     }

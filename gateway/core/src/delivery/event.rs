@@ -107,6 +107,11 @@ pub enum EventKind {
     },
     /// The document is signed.
     Sealed(SealRecord),
+    /// The gateway could not sign; it tries again.
+    SealFailed {
+        /// When.
+        retry_at: Timestamp,
+    },
     /// An attempt to hand over begins; durable before the first byte leaves.
     AttemptStarted {
         /// From 1.

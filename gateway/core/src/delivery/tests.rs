@@ -141,11 +141,61 @@ fn a_worker_that_lost_its_lease_cannot_complete() {
         vec![(Input::Sealed(seal()), 1), (Input::StartAttempt { until: at(60) }, 2)],
     );
     let State::Attempting { token, .. } = first.state else { panic!("{first:?}") };
-    let (second, events) = run(first, vec![(Input::Due, 60), (Input::StartAttempt { until: at(120) }, 61)]);
+    assert_eq!(first.apply(Input::Lost { next: Ok(at(61)) }, at(59)).unwrap_err(), Refusal::NotNow);
+    let again = vec![
+        (Input::Lost { next: Ok(at(61)) }, 60),
+        (Input::Due, 61),
+        (Input::StartAttempt { until: at(120) }, 61),
+    ];
+    let (second, events) = run(first, again);
     assert_eq!(events[0], EventKind::AttemptLost { attempt: 1 });
     let late = second.apply(Input::Succeeded { token, proof: Proof("x".to_owned()) }, at(62));
     assert_eq!(late.unwrap_err(), Refusal::LeaseLost);
     assert_eq!(second.attempts, 2);
+}
+
+#[test]
+fn a_message_that_kills_its_workers_is_given_up_in_the_end() {
+    let last = FailureReason { code: "outcome-unknown".to_owned(), detail: String::new() };
+    let reason = DeadReason::AttemptsExhausted { last };
+    let steps = vec![
+        (Input::Sealed(seal()), 1),
+        (Input::StartAttempt { until: at(60) }, 2),
+        (Input::Lost { next: Err(reason.clone()) }, 60),
+    ];
+    let (dead, events) = run(accepted(plain(), Some(&route(ChannelKind::Amqp))), steps);
+    assert_eq!(dead.state, State::Dead { reason: reason.clone() });
+    assert_eq!(events[2..], [EventKind::AttemptLost { attempt: 1 }, EventKind::Dead { reason }]);
+}
+
+#[test]
+fn a_dead_or_withdrawn_message_is_no_longer_offered() {
+    let last = FailureReason { code: "damaged".to_owned(), detail: String::new() };
+    let (dead, _) = run(in_mailbox(), vec![(lease(1, 60), 2), (Input::Damaged(last), 3)]);
+    assert_eq!(dead.apply(acknowledge(1), at(4)).unwrap_err(), Refusal::Finished);
+    let (withdrawn, _) = run(in_mailbox(), vec![(Input::Cancel { account: "portal".parse().unwrap() }, 2)]);
+    let fetch = Input::Fetch { account: "dept".parse().unwrap() };
+    assert_eq!(withdrawn.apply(fetch, at(3)).unwrap_err(), Refusal::Finished);
+}
+
+#[test]
+fn a_message_that_expired_while_it_waited_is_not_queued() {
+    let mut metadata = plain();
+    metadata["notBefore"] = at(10).to_string().into();
+    metadata["expiresAt"] = at(20).to_string().into();
+    let sealed = vec![(Input::Sealed(seal()), 1), (Input::Due, 30)];
+    let (expired, _) = run(accepted(metadata, Some(&route(ChannelKind::Amqp))), sealed);
+    assert_eq!(expired.state, State::Expired);
+}
+
+#[test]
+fn a_message_that_cannot_be_sealed_waits() {
+    let open = accepted(plain(), Some(&route(ChannelKind::Mailbox)));
+    let (waiting, events) = run(open, vec![(Input::SealFailed { retry_at: at(30) }, 1)]);
+    assert_eq!(events, [EventKind::SealFailed { retry_at: at(30) }]);
+    assert_eq!(waiting.placement(), Placement::Timer { due: at(30) });
+    let (sealed, _) = run(waiting, vec![(Input::Due, 30), (Input::Sealed(seal()), 31)]);
+    assert!(sealed.sealed);
 }
 
 #[test]
@@ -196,7 +246,7 @@ mod any_order {
     use super::*;
 
     fn inputs() -> impl Strategy<Value = Vec<(u8, i64)>> {
-        proptest::collection::vec((0_u8..14, 0_i64..40), 1..60)
+        proptest::collection::vec((0_u8..21, 0_i64..40), 1..60)
     }
 
     fn input(kind: u8, delivery: &Delivery, now: i64) -> Input {
@@ -220,6 +270,13 @@ mod any_order {
             10 => Input::Fetch { account: account() },
             11 => Input::Strip,
             12 => Input::RouteOpen { reason, retry_at: at(now + 5) },
+            13 => Input::SealFailed { retry_at: at(now + 5) },
+            14 => Input::Lost { next: Ok(at(now + 5)) },
+            15 => Input::Lost { next: Err(DeadReason::TooOld { last: reason }) },
+            16 => Input::Damaged(reason),
+            17 => Input::Extend { lease: LeaseId::generate(&Byte(1)), until: at(now + 10) },
+            18 => Input::Refused(RejectReason::Unroutable),
+            19 => Input::Replied { reply: MessageId::from_bytes([1; 16]) },
             _ => Input::Reject {
                 lease: LeaseId::generate(&Byte(1)),
                 code: "unzustaendig".to_owned(),

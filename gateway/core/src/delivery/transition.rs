@@ -24,6 +24,11 @@ pub enum Input {
     Refused(RejectReason),
     /// The document is signed.
     Sealed(SealRecord),
+    /// The gateway cannot sign at the moment.
+    SealFailed {
+        /// When to try again.
+        retry_at: Timestamp,
+    },
     /// A worker takes the message until the given time.
     StartAttempt {
         /// End of its lease.
@@ -54,9 +59,14 @@ pub enum Input {
         /// Next attempt, or the reason why there is none.
         next: Result<Timestamp, DeadReason>,
     },
+    /// The lease of the worker is over and nothing was heard of it.
+    Lost {
+        /// Next attempt, or the reason why there is none.
+        next: Result<Timestamp, DeadReason>,
+    },
     /// The gateway cannot work on the message at all.
     Damaged(FailureReason),
-    /// A point in time the delivery waited for has come (retry, lease end, `notBefore`).
+    /// A point in time the delivery waited for has come (retry, end of a department's lease, `notBefore`).
     Due,
     /// A department leases it from the mailbox.
     Lease {
@@ -161,6 +171,11 @@ impl Delivery {
             Input::RouteOpen { reason, retry_at } => next.route_open(reason, retry_at)?,
             Input::Refused(reason) => next.refused(reason)?,
             Input::Sealed(seal) => next.sealed(seal)?,
+            Input::SealFailed { retry_at } => {
+                next.is_accepted()?;
+                next.delivery.state = State::Accepted { retry_at: Some(retry_at) };
+                next.note(EventKind::SealFailed { retry_at });
+            }
             Input::StartAttempt { until } => next.start_attempt(until)?,
             Input::EndpointChanged { token, route } => {
                 next.holds(token)?;
@@ -170,6 +185,7 @@ impl Delivery {
             Input::Failed { token, class, reason, next: after } => {
                 next.failed(token, class, reason, after)?
             }
+            Input::Lost { next: after } => next.lost(after)?,
             Input::Damaged(reason) => next.damaged(reason)?,
             Input::Due => next.due()?,
             Input::Lease { lease, account, until } => next.lease(lease, account, until)?,
@@ -257,7 +273,9 @@ impl Step {
 
     /// Ready for the destination: a mailbox has it at once, a push channel needs an attempt.
     fn queue(&mut self, destination: Destination) {
-        if destination.channel == ChannelKind::Mailbox {
+        if self.expired() {
+            self.expire();
+        } else if destination.channel == ChannelKind::Mailbox {
             self.delivery.item = Some(MailboxItem {
                 mailbox: destination.organization.clone(),
                 state: ItemState::Available,
@@ -321,14 +339,32 @@ impl Step {
         self.holds(token)?;
         let attempt = self.delivery.attempts;
         self.note(EventKind::AttemptFailed { attempt, class, reason, retry_at: next.as_ref().ok().copied() });
+        self.wait_or_die(next);
+        Ok(())
+    }
+
+    fn lost(&mut self, next: Result<Timestamp, DeadReason>) -> Result<(), Refusal> {
+        match self.delivery.state {
+            State::Attempting { until, .. } if until <= self.now => {
+                self.note(EventKind::AttemptLost { attempt: self.delivery.attempts });
+                self.wait_or_die(next);
+                Ok(())
+            }
+            _ => Err(Refusal::NotNow),
+        }
+    }
+
+    fn wait_or_die(&mut self, next: Result<Timestamp, DeadReason>) {
         match next {
             Ok(until) => self.enter(State::Waiting { until }),
             Err(reason) => self.die(reason),
         }
-        Ok(())
     }
 
     fn die(&mut self, reason: DeadReason) {
+        if let Some(item) = &mut self.delivery.item {
+            item.state = ItemState::Gone;
+        }
         self.enter(State::Dead { reason: reason.clone() });
         self.note(EventKind::Dead { reason });
     }
@@ -357,11 +393,6 @@ impl Step {
                     return Err(Refusal::NotNow);
                 };
                 self.queue(destination);
-            }
-            (State::Attempting { until, .. }, _) if *until <= self.now => {
-                let attempt = self.delivery.attempts;
-                self.enter(State::Queued);
-                self.note(EventKind::AttemptLost { attempt });
             }
             (State::Delivered | State::Fetched, Some(MailboxItem { state, .. })) => match state {
                 ItemState::Leased { until, .. } if *until <= self.now => {
@@ -426,8 +457,10 @@ impl Step {
     fn fetch(&mut self, account: AccountName) -> Result<(), Refusal> {
         let now = self.now;
         let item = self.delivery.item.as_mut().ok_or(Refusal::NotNow)?;
-        if item.first_fetched_at.is_some() {
-            return Err(Refusal::NotNow);
+        match item.state {
+            ItemState::Gone => return Err(Refusal::Finished),
+            _ if item.first_fetched_at.is_some() => return Err(Refusal::NotNow),
+            ItemState::Available | ItemState::Leased { .. } | ItemState::Acknowledged { .. } => {}
         }
         item.first_fetched_at = Some(now);
         if self.delivery.state == State::Delivered {

@@ -1,5 +1,7 @@
 //! One attempt to hand a message to a push channel.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::delivery::{DeadReason, Delivery, FailureClass, FailureReason, Input, State};
@@ -19,13 +21,19 @@ impl Engine {
             Err(StoreError::Damaged { detail, .. }) => return self.damaged(id, detail).await,
             Err(error) => return Err(error),
         };
-        let until = add(self.ports.clock.now(), self.options.attempt_lease);
+        let began = self.ports.clock.now();
+        let until = add(began, self.options.attempt_lease);
         let Some(mut started) = self.step(id, &found.delivery, Input::StartAttempt { until }).await? else {
             return Ok(());
         };
         let State::Attempting { token, .. } = started.state else { return Ok(()) };
-        let began = self.ports.clock.now();
-        let (outcome, moved) = self.deliver(&found, started.attempts, until).await;
+        // The worker gives up a little before its lease ends, so that what it says still counts.
+        let give_up = add(began, self.options.attempt_lease * 9 / 10);
+        let (outcome, moved) = tokio::select! {
+            biased;
+            () = self.ports.clock.sleep_until(give_up) => (timed_out(), None),
+            delivered = self.deliver(&found, started.attempts) => delivered,
+        };
         if let Some(route) = moved {
             match self.step(id, &started, Input::EndpointChanged { token, route }).await? {
                 Some(next) => started = next,
@@ -43,12 +51,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn deliver(
-        &self,
-        found: &StoredMessage,
-        attempt: u32,
-        until: Timestamp,
-    ) -> (DeliveryOutcome, Option<Box<Route>>) {
+    async fn deliver(&self, found: &StoredMessage, attempt: u32) -> (DeliveryOutcome, Option<Box<Route>>) {
         let (Some(route), Some(seal)) = (found.route(), found.seal()) else {
             let detail = "the record has no route or no seal";
             return (DeliveryOutcome::failed(FailureClass::Permanent, "damaged", detail), None);
@@ -82,13 +85,7 @@ impl Engine {
             attempt,
             store: std::sync::Arc::clone(&self.ports.store),
         };
-        let outcome = tokio::select! {
-            outcome = channel.deliver(&handover) => outcome,
-            () = self.ports.clock.sleep_until(until) => {
-                DeliveryOutcome::failed(FailureClass::Transient, "timeout", "no answer within the time of an attempt")
-            }
-        };
-        (outcome, moved)
+        (channel.deliver(&handover).await, moved)
     }
 
     fn observe(&self, id: MessageId, found: &StoredMessage, outcome: &DeliveryOutcome, began: Timestamp) {
@@ -121,19 +118,48 @@ impl Engine {
             DeliveryOutcome::Delivered(proof) => return Input::Succeeded { token, proof },
             DeliveryOutcome::Failed { class, reason, retry_after } => (class, reason, retry_after),
         };
+        let next = match class {
+            FailureClass::Permanent => Err(DeadReason::Permanent { last: reason.clone() }),
+            FailureClass::Transient | FailureClass::Destination | FailureClass::Ours => {
+                self.next_attempt(delivery, reason.clone(), retry_after)
+            }
+        };
+        Input::Failed { token, class, reason, next }
+    }
+
+    /// When the policy wants the next attempt, or why it wants none.
+    fn next_attempt(
+        &self,
+        delivery: &Delivery,
+        last: FailureReason,
+        retry_after: Option<Duration>,
+    ) -> Result<Timestamp, DeadReason> {
         let now = self.ports.clock.now();
         let age = now.duration_since(delivery.received_at).unsigned_abs();
         let delay = self.options.retry.delay(delivery.attempts, retry_after, self.ports.entropy.as_ref());
-        let last: FailureReason = reason.clone();
-        let next = if class == FailureClass::Permanent {
-            Err(DeadReason::Permanent { last })
-        } else if delivery.attempts >= self.options.retry.max_attempts() {
+        if delivery.attempts >= self.options.retry.max_attempts() {
             Err(DeadReason::AttemptsExhausted { last })
         } else if age + delay > self.options.retry.max_age() {
             Err(DeadReason::TooOld { last })
         } else {
             Ok(add(now, delay))
-        };
-        Input::Failed { token, class, reason, next }
+        }
     }
+
+    /// What becomes of an attempt whose worker was not heard of again.
+    pub(super) fn lost(&self, id: MessageId, delivery: &Delivery) -> Input {
+        let reason = FailureReason {
+            code: "outcome-unknown".to_owned(),
+            detail: "the worker ended without a word".to_owned(),
+        };
+        let next = self.next_attempt(delivery, reason, None);
+        if next.is_err() {
+            self.ports.observer.record(Observation::Dead { id, code: "outcome-unknown" });
+        }
+        Input::Lost { next }
+    }
+}
+
+fn timed_out() -> DeliveryOutcome {
+    DeliveryOutcome::failed(FailureClass::Transient, "timeout", "no answer within the time of an attempt")
 }

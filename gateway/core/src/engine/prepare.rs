@@ -45,12 +45,7 @@ impl Engine {
                     tracing::error!(message.id = %id, error = &error as &dyn std::error::Error, "Sealing failed; the message waits.");
                     self.ports.observer.record(Observation::SealFailed { id });
                     let retry_at = add(self.ports.clock.now(), self.options.route_retry);
-                    let reason = FailureReason {
-                        code: "seal-failed".to_owned(),
-                        detail: "the gateway cannot sign".to_owned(),
-                    };
-                    let Ok(next) =
-                        delivery.apply(Input::RouteOpen { reason, retry_at }, self.ports.clock.now())
+                    let Ok(next) = delivery.apply(Input::SealFailed { retry_at }, self.ports.clock.now())
                     else {
                         return Ok(());
                     };

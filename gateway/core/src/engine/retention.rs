@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Input;
+use crate::id::MessageId;
 use crate::mailbox::add;
-use crate::port::StoreError;
+use crate::port::{Change, CommitError, StoreError};
 
 use super::Engine;
 
@@ -31,7 +32,7 @@ impl Default for Retention {
     }
 }
 
-/// Messages handled between two looks at the stop signal.
+/// Messages handled in one commit.
 const BATCH: usize = 256;
 
 impl Engine {
@@ -39,7 +40,12 @@ impl Engine {
     pub async fn run_retention(self: Arc<Self>, stop: CancellationToken) {
         loop {
             let next = add(self.ports.clock.now(), self.options.retention.interval);
-            if let Err(error) = self.retire(self.ports.clock.now()).await {
+            // Given up at the end: the store finishes what it has begun.
+            let retired = tokio::select! {
+                () = stop.cancelled() => return,
+                retired = self.retire(self.ports.clock.now()) => retired,
+            };
+            if let Err(error) = retired {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "Retention stopped because the store failed."
@@ -61,12 +67,8 @@ impl Engine {
         let over = |kept: Duration| now.checked_sub(kept).unwrap_or(Timestamp::MIN);
         loop {
             let ids = store.finished(over(self.options.retention.payload), false, BATCH).await?;
-            for id in &ids {
-                if let Some(delivery) = store.head(*id).await? {
-                    self.step(*id, &delivery, Input::Strip).await?;
-                }
-            }
-            if ids.len() < BATCH {
+            let stripped = self.strip(&ids).await?;
+            if ids.len() < BATCH || stripped == 0 {
                 break;
             }
         }
@@ -81,5 +83,25 @@ impl Engine {
             }
         }
         store.reclaim(now).await
+    }
+
+    /// Removes payloads; the number that was removed. Those that somebody changes at the same time come in the next pass.
+    async fn strip(&self, ids: &[MessageId]) -> Result<usize, StoreError> {
+        let store = &self.ports.store;
+        let mut changes = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(delivery) = store.head(*id).await? else { continue };
+            if let Ok(next) = delivery.apply(Input::Strip, self.ports.clock.now()) {
+                let (expected, id) = (delivery.version, *id);
+                changes.push(Change { id, expected, delivery: next.delivery, events: next.events });
+            }
+        }
+        loop {
+            match store.commit(changes.clone()).await {
+                Ok(()) => return Ok(changes.len()),
+                Err(CommitError::Stale(stale)) => changes.retain(|change| change.id != stale),
+                Err(CommitError::Store(error)) => return Err(error),
+            }
+        }
     }
 }

@@ -1,0 +1,231 @@
+//! What the engine and the mailboxes do around faults that the simulation does not script.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use amtsbote_core::account::{Account, LocalChannel};
+use amtsbote_core::delivery::{DeadReason, EventKind, SealRecord, State};
+use amtsbote_core::engine::{Engine, EngineOptions, EnginePorts, Retention};
+use amtsbote_core::id::MessageId;
+use amtsbote_core::mailbox::{LeaseRequest, Mailboxes};
+use amtsbote_core::message::Sha256Digest;
+use amtsbote_core::port::{Clock, Directory, MessageStore, SealError, SealRequest, Sealer, Silent};
+use amtsbote_core::route::{ChannelKind, Endpoint, Router};
+use amtsbote_core::wake::Wake;
+use amtsbote_testkit::channel::{Act, FakeChannel};
+use amtsbote_testkit::directory::FakeDirectory;
+use amtsbote_testkit::memory::MemoryStore;
+use amtsbote_testkit::samples::{Acceptances, DEPARTMENT, OFFICE, accounts, metadata, tables};
+use amtsbote_testkit::seal::FakeSealer;
+use amtsbote_testkit::seeded::SeededEntropy;
+use amtsbote_testkit::time::{PausedClock, noon};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+const QUEUE: &str = "amqp://main?queue=q";
+
+struct Lab {
+    store: MemoryStore,
+    channel: Arc<FakeChannel>,
+    directory: Arc<FakeDirectory>,
+    engine: Arc<Engine>,
+    mailboxes: Mailboxes,
+    department: Arc<Account>,
+    samples: Acceptances,
+    stop: CancellationToken,
+}
+
+impl Lab {
+    fn new(channel: FakeChannel, sealer: Arc<dyn Sealer>, options: EngineOptions) -> Self {
+        let store = MemoryStore::default();
+        let (channel, directory) = (Arc::new(channel), Arc::new(FakeDirectory::default()));
+        directory.list(OFFICE, endpoint(QUEUE));
+        let local = LocalChannel::Amqp(QUEUE.into());
+        let book = Arc::new(ArcSwap::from_pointee(accounts(local)));
+        let clock: Arc<dyn Clock> = Arc::new(PausedClock::starting_at(noon()));
+        let (entropy, wake) = (Arc::new(SeededEntropy::new(1)), Arc::new(Wake::default()));
+        let channels = vec![Arc::clone(&channel) as _];
+        let asked: Arc<dyn Directory> = Arc::clone(&directory) as _;
+        let router = Arc::new(Router::new(tables(), Arc::clone(&book), asked, channels.clone()));
+        let port: Arc<dyn MessageStore> = Arc::new(store.clone());
+        let ports = EnginePorts {
+            store: Arc::clone(&port),
+            router,
+            sealer,
+            channels,
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy) as _,
+            observer: Arc::new(Silent),
+            wake: Arc::clone(&wake),
+        };
+        let department = book.load().iter().find(|one| one.name.as_str() == DEPARTMENT).unwrap().clone();
+        Self {
+            store,
+            channel,
+            directory,
+            engine: Engine::new(ports, options),
+            mailboxes: Mailboxes::new(port, clock, entropy, wake),
+            department,
+            samples: Acceptances::default(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    async fn accept(&self, key: &str, channel: ChannelKind) -> MessageId {
+        let acceptance = self.samples.routed(key, b"<antrag/>", channel);
+        let id = acceptance.message.id;
+        drop(self.store.accept(acceptance).await.unwrap());
+        id
+    }
+
+    async fn state(&self, id: MessageId) -> State {
+        self.store.head(id).await.unwrap().unwrap().state
+    }
+
+    /// Lets the engine work for a simulated time.
+    async fn run(&self, time: Duration) {
+        let stop = self.stop.child_token();
+        let running = tokio::spawn(Arc::clone(&self.engine).run(stop.clone(), Duration::ZERO));
+        tokio::time::sleep(time).await;
+        stop.cancel();
+        running.await.unwrap();
+    }
+
+    async fn lease(&self) -> Vec<MessageId> {
+        let request = LeaseRequest { max: 10, duration: Duration::from_secs(60), wait: Duration::ZERO };
+        let lease = self.mailboxes.lease(&self.department, request).await.unwrap();
+        lease.messages.iter().map(|leased| leased.message.id).collect()
+    }
+}
+
+fn endpoint(address: &str) -> Endpoint {
+    Endpoint { channel: ChannelKind::Amqp, address: address.to_owned() }
+}
+
+fn sealer() -> Arc<dyn Sealer> {
+    Arc::new(FakeSealer::default())
+}
+
+/// Panics at one document, signs all others.
+struct Fragile(Sha256Digest);
+
+#[async_trait]
+impl Sealer for Fragile {
+    async fn seal(&self, request: SealRequest) -> Result<SealRecord, SealError> {
+        assert!(request.document != self.0, "a bug");
+        FakeSealer::default().seal(request).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_worker_panics_is_dead_lettered_and_blocks_nobody() {
+    let fragile = Arc::new(Fragile(Sha256Digest::of(b"<poison/>")));
+    let options = EngineOptions { prepare_concurrency: 1, ..EngineOptions::default() };
+    let lab = Lab::new(FakeChannel::taking(), fragile, options);
+    let poison = lab.samples.routed("poison", b"<poison/>", ChannelKind::Amqp);
+    let poisoned = poison.message.id;
+    drop(lab.store.accept(poison).await.unwrap());
+    let good = lab.accept("good", ChannelKind::Amqp).await;
+    lab.run(Duration::from_secs(10)).await;
+    let State::Dead { reason: DeadReason::Damaged { last } } = lab.state(poisoned).await else { panic!() };
+    assert_eq!(last.detail, "the worker died on this message");
+    assert_eq!(lab.state(good).await, State::Delivered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_without_an_answer_fails_before_its_lease_ends() {
+    let channel = FakeChannel::scripted(|_, attempt| if attempt == 1 { Act::Hang } else { Act::Take });
+    let lab = Lab::new(channel, sealer(), EngineOptions::default());
+    let id = lab.accept("1", ChannelKind::Amqp).await;
+    lab.run(Duration::from_secs(600)).await;
+    assert_eq!(lab.state(id).await, State::Delivered);
+    let card = lab.store.load(id).await.unwrap().unwrap().events;
+    let code = card.iter().find_map(|event| match &event.kind {
+        EventKind::AttemptFailed { reason, .. } => Some(reason.code.as_str()),
+        _ => None,
+    });
+    assert_eq!(code, Some("timeout"));
+    assert!(card.iter().all(|event| !matches!(event.kind, EventKind::AttemptLost { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_message_stands_in_nobodys_way() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default());
+    let (damaged, good) =
+        (lab.accept("1", ChannelKind::Mailbox).await, lab.accept("2", ChannelKind::Mailbox).await);
+    lab.run(Duration::from_secs(1)).await;
+    lab.store.damage(damaged);
+    assert_eq!(lab.lease().await, [good]);
+    assert!(matches!(lab.state(damaged).await, State::Dead { reason: DeadReason::Damaged { .. } }));
+    let alone = lab.accept("3", ChannelKind::Mailbox).await;
+    lab.run(Duration::from_secs(1)).await;
+    lab.store.damage(alone);
+    assert!(lab.mailboxes.list(&lab.department, 10).await.unwrap().is_empty());
+    assert!(lab.lease().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn retention_removes_payloads_then_records() {
+    let day = Duration::from_secs(24 * 3600);
+    let retention = Retention { payload: day, record: 3 * day, interval: Duration::from_secs(3600) };
+    let lab =
+        Lab::new(FakeChannel::taking(), sealer(), EngineOptions { retention, ..EngineOptions::default() });
+    let mut ids = Vec::new();
+    for n in 0..300 {
+        ids.push(lab.accept(&n.to_string(), ChannelKind::Amqp).await);
+    }
+    lab.run(Duration::from_secs(60)).await;
+    tokio::spawn(Arc::clone(&lab.engine).run_retention(lab.stop.clone()));
+    let stripped = async || {
+        let heads = lab.store.deliveries();
+        (heads.len(), heads.iter().filter(|(_, head)| head.stripped).count())
+    };
+    tokio::time::sleep(day / 2).await;
+    assert_eq!(stripped().await, (300, 0));
+    tokio::time::sleep(day).await;
+    assert_eq!(stripped().await, (300, 300));
+    tokio::time::sleep(2 * day).await;
+    assert_eq!(stripped().await, (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_is_looked_up_again_before_a_late_attempt() {
+    let channel = FakeChannel::scripted(|_, attempt| match attempt {
+        1 => Act::Fail(amtsbote_core::delivery::FailureClass::Transient),
+        _ => Act::Take,
+    });
+    // The first retry is due when the decision is older than a minute.
+    let retry = amtsbote_core::delivery::RetryPolicy::try_new(
+        Duration::from_secs(120),
+        1.0,
+        Duration::from_secs(120),
+        0.0,
+        5,
+        Duration::from_secs(86_400),
+    );
+    let options = EngineOptions {
+        recheck_after: Duration::from_secs(60),
+        retry: retry.unwrap(),
+        ..EngineOptions::default()
+    };
+    let lab = Lab::new(channel, sealer(), options.clone());
+    let open = lab.samples.make("1", metadata(), b"<antrag/>", None);
+    let id = open.message.id;
+    drop(lab.store.accept(open).await.unwrap());
+    lab.run(Duration::from_secs(30)).await;
+    lab.directory
+        .answer(OFFICE, amtsbote_core::port::DirectoryAnswer::NotValid { warning: "closed".to_owned() });
+    lab.run(Duration::from_secs(120)).await;
+    let card = lab.store.load(id).await.unwrap().unwrap();
+    let withdrawn = card.events.iter().any(|event| {
+        matches!(&event.kind, EventKind::AttemptFailed { reason, .. } if reason.code == "route-withdrawn")
+    });
+    assert!(withdrawn, "{:?}", card.events);
+    assert!(lab.channel.seen().is_empty());
+    lab.directory.list(OFFICE, endpoint(QUEUE));
+    lab.run(Duration::from_secs(130)).await;
+    assert_eq!(lab.state(id).await, State::Delivered);
+}
