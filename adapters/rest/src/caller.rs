@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use amtsbote_core::account::{Account, AccountBook, Credential, Role};
 use amtsbote_http::{Peer, PeerTrust, Problem};
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
+use serde::de::DeserializeOwned;
+
 use crate::Services;
+use crate::fault::not_found;
 
 /// An authenticated account. Known for every request once [`admit`] has let it in.
 #[derive(Clone)]
@@ -20,6 +23,23 @@ impl Caller {
     /// Refuses accounts without the role.
     pub(crate) fn require(&self, role: Role) -> Result<(), Problem> {
         if self.0.has(role) { Ok(()) } else { Err(role_missing()) }
+    }
+
+    /// Refuses accounts that neither send nor receive: operators have no mailbox.
+    pub(crate) fn require_party(&self) -> Result<(), Problem> {
+        if self.0.has(Role::Author) || self.0.has(Role::Reader) { Ok(()) } else { Err(role_missing()) }
+    }
+}
+
+/// Parameters of a path. What cannot be read names nothing there is.
+pub(crate) struct At<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for At<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(value) = Path::from_request_parts(parts, state).await.map_err(|_| not_found())?;
+        Ok(Self(value))
     }
 }
 

@@ -13,18 +13,18 @@ use amtsbote_core::port::StoredMessage;
 use amtsbote_http::Problem;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::Services;
-use crate::caller::Caller;
+use crate::caller::{At, Caller};
 use crate::fault::{self, bad_request, not_found};
 use crate::metadata::ReplyTo;
 use crate::range;
-use crate::submissions::{HandIn, SubmissionForm, hand_in, idempotency_key, parse_id};
+use crate::submissions::{HandIn, SubmissionForm, hand_in, idempotency_key};
 use crate::upload::{self, MetadataPart};
 use crate::view::{self, MailboxMessageView, SubmissionView};
 
@@ -156,8 +156,7 @@ fn lease(headers: &HeaderMap) -> Result<LeaseId, Problem> {
     let Some(value) = headers.get("amtsbote-lease") else {
         return Err(bad_request("lease-required", "The header Amtsbote-Lease is required"));
     };
-    let token = value.to_str().ok().and_then(|text| text.parse().ok());
-    token.ok_or_else(|| fault::refusal(amtsbote_core::delivery::Refusal::WrongLease))
+    Ok(value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(LeaseId::NEVER))
 }
 
 /// Lease messages
@@ -171,6 +170,7 @@ pub(crate) async fn grant(
     caller: Caller,
     body: Result<Json<LeaseBody>, JsonRejection>,
 ) -> Result<(StatusCode, Json<LeaseView>), Problem> {
+    caller.require_party()?;
     let body = json(body)?;
     let request = LeaseRequest {
         max: within("max", body.max, 1..=100)?,
@@ -191,12 +191,12 @@ pub(crate) async fn grant(
 pub(crate) async fn extend(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(lease): Path<String>,
+    At(lease): At<String>,
     body: Result<Json<ExtendBody>, JsonRejection>,
 ) -> Result<Json<ExtendedView>, Problem> {
+    caller.require_party()?;
     let seconds = within("seconds", json(body)?.seconds, 10..=3600)?;
-    let lease: LeaseId =
-        lease.parse().map_err(|_| fault::refusal(amtsbote_core::delivery::Refusal::LeaseLost))?;
+    let lease = lease.parse().unwrap_or(LeaseId::NEVER);
     let extended = services.mailboxes.extend(&caller.0, lease, Duration::from_secs(seconds)).await;
     let (until, ids) = extended.map_err(fault::mailbox)?;
     let messages = ids.iter().map(ToString::to_string).collect();
@@ -210,6 +210,7 @@ pub(crate) async fn list(
     State(services): State<Arc<Services>>,
     caller: Caller,
 ) -> Result<Json<MailboxView>, Problem> {
+    caller.require_party()?;
     let messages = services.mailboxes.list(&caller.0, LOOK).await.map_err(fault::mailbox)?;
     Ok(Json(MailboxView { messages: messages.iter().map(view::mailbox_message).collect() }))
 }
@@ -222,9 +223,10 @@ pub(crate) async fn list(
 pub(crate) async fn find(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
 ) -> Result<Json<MailboxMessageView>, Problem> {
-    let stored = services.mailboxes.open(&caller.0, parse_id(&id)?).await.map_err(fault::mailbox)?;
+    caller.require_party()?;
+    let stored = services.mailboxes.open(&caller.0, id).await.map_err(fault::mailbox)?;
     Ok(Json(view::mailbox_message(&stored)))
 }
 
@@ -235,6 +237,7 @@ async fn download(
     number: PartNumber,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
+    caller.require_party()?;
     let stored = services.mailboxes.open(&caller.0, id).await.map_err(fault::mailbox)?;
     let part = stored.message.parts.get(usize::from(number)).ok_or_else(not_found)?;
     let span = range::wanted(headers, part.size)?;
@@ -253,10 +256,10 @@ async fn download(
 pub(crate) async fn document(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    download(&services, &caller, parse_id(&id)?, 0, &headers).await
+    download(&services, &caller, id, 0, &headers).await
 }
 
 /// Download an attachment
@@ -270,11 +273,13 @@ pub(crate) async fn document(
 pub(crate) async fn attachment(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path((id, number)): Path<(String, String)>,
+    At((id, number)): At<(MessageId, PartNumber)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let number: PartNumber = number.parse().ok().filter(|number| *number > 0).ok_or_else(not_found)?;
-    download(&services, &caller, parse_id(&id)?, number, &headers).await
+    if number == 0 {
+        return Err(not_found());
+    }
+    download(&services, &caller, id, number, &headers).await
 }
 
 /// Download the gateway's seal over the document
@@ -285,9 +290,10 @@ pub(crate) async fn attachment(
 pub(crate) async fn signature(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
 ) -> Result<Response, Problem> {
-    let stored = services.mailboxes.open(&caller.0, parse_id(&id)?).await.map_err(fault::mailbox)?;
+    caller.require_party()?;
+    let stored = services.mailboxes.open(&caller.0, id).await.map_err(fault::mailbox)?;
     let seal = stored.seal().ok_or_else(not_found)?;
     let media_type = HeaderValue::from_static("application/pkcs7-signature");
     Ok(([(header::CONTENT_TYPE, media_type)], seal.signature.clone()).into_response())
@@ -305,11 +311,10 @@ pub(crate) async fn signature(
 pub(crate) async fn acknowledge(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
     headers: HeaderMap,
 ) -> Result<Json<MessageState>, Problem> {
-    let id = parse_id(&id)?;
-    services.mailboxes.open(&caller.0, id).await.map_err(fault::mailbox)?;
+    caller.require_party()?;
     let stored = services.mailboxes.acknowledge(&caller.0, id, lease(&headers)?, Face::Rest).await;
     stored.map(|stored| state_of(&stored)).map_err(fault::mailbox)
 }
@@ -326,12 +331,11 @@ pub(crate) async fn acknowledge(
 pub(crate) async fn reject(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
     headers: HeaderMap,
     body: Result<Json<RejectBody>, JsonRejection>,
 ) -> Result<Json<MessageState>, Problem> {
-    let id = parse_id(&id)?;
-    services.mailboxes.open(&caller.0, id).await.map_err(fault::mailbox)?;
+    caller.require_party()?;
     let (token, body) = (lease(&headers)?, json(body)?);
     within("code", body.code.chars().count(), 1..=64)?;
     within("detail", body.detail.chars().count(), 0..=1000)?;
@@ -349,11 +353,10 @@ pub(crate) async fn reject(
 pub(crate) async fn release(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
     headers: HeaderMap,
 ) -> Result<Json<MessageState>, Problem> {
-    let id = parse_id(&id)?;
-    services.mailboxes.open(&caller.0, id).await.map_err(fault::mailbox)?;
+    caller.require_party()?;
     let stored = services.mailboxes.release(&caller.0, id, lease(&headers)?).await;
     stored.map(|stored| state_of(&stored)).map_err(fault::mailbox)
 }
@@ -371,11 +374,10 @@ pub(crate) async fn release(
 pub(crate) async fn reply(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
     request: Request,
 ) -> Result<Response, Problem> {
     caller.require(Role::Reader)?;
-    let id = parse_id(&id)?;
     let original = services.mailboxes.open(&caller.0, id).await.map_err(fault::mailbox)?;
     let Some(destination) = &original.delivery.destination else { return Err(not_found()) };
     let (head, body) = request.into_parts();
@@ -390,7 +392,7 @@ pub(crate) async fn reply(
     let (admission, response) =
         hand_in(&services, &caller, HandIn { key, sender, metadata, upload, reply: true }).await?;
     if let Admission::New(proof) = &admission {
-        services.mailboxes.replied(id, proof.id()).await.map_err(fault::mailbox)?;
+        services.mailboxes.replied(&caller.0, id, proof.id()).await.map_err(fault::mailbox)?;
     }
     Ok(response)
 }

@@ -14,7 +14,7 @@ use amtsbote_http::Problem;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -22,8 +22,8 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::Services;
-use crate::caller::Caller;
-use crate::fault::{self, bad_request, not_found};
+use crate::caller::{At, Caller};
+use crate::fault::{self, bad_request};
 use crate::upload::{self, MetadataPart, Upload};
 use crate::view::{self, ProcessCardView, SubmissionLine, SubmissionPage, SubmissionView};
 
@@ -45,11 +45,6 @@ pub(crate) struct SubmissionForm {
     /// Any number of attachments.
     #[schema(value_type = Vec<String>, format = Binary)]
     attachment: Vec<Vec<u8>>,
-}
-
-/// The id of a path; malformed ids are answered like unknown ones.
-pub(crate) fn parse_id(text: &str) -> Result<MessageId, Problem> {
-    text.parse().map_err(|_| not_found())
 }
 
 /// The header that makes repeating harmless.
@@ -168,9 +163,9 @@ pub(crate) async fn submit(
 pub(crate) async fn find(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
 ) -> Result<Json<SubmissionView>, Problem> {
-    let stored = services.submissions.find(&caller.0, parse_id(&id)?).await.map_err(fault::submission)?;
+    let stored = services.submissions.find(&caller.0, id).await.map_err(fault::submission)?;
     Ok(Json(view::submission(&stored.message, &stored.delivery, stored.route())))
 }
 
@@ -182,10 +177,10 @@ pub(crate) async fn find(
 pub(crate) async fn events(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
 ) -> Result<Json<ProcessCardView>, Problem> {
-    let stored = services.submissions.find(&caller.0, parse_id(&id)?).await.map_err(fault::submission)?;
-    Ok(Json(view::process_card(stored)))
+    let stored = services.submissions.find(&caller.0, id).await.map_err(fault::submission)?;
+    Ok(Json(view::process_card(&stored)))
 }
 
 /// Get the signed receipt of a submission
@@ -197,9 +192,9 @@ pub(crate) async fn events(
 pub(crate) async fn receipt(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
 ) -> Result<Response, Problem> {
-    let stored = services.submissions.find(&caller.0, parse_id(&id)?).await.map_err(fault::submission)?;
+    let stored = services.submissions.find(&caller.0, id).await.map_err(fault::submission)?;
     let token = services.receipts.sign(Receipt::of(&stored)).await.map_err(|error| fault::seal(&error))?;
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/jose"))], token).into_response())
 }
@@ -213,9 +208,9 @@ pub(crate) async fn receipt(
 pub(crate) async fn cancel(
     State(services): State<Arc<Services>>,
     caller: Caller,
-    Path(id): Path<String>,
+    At(id): At<MessageId>,
 ) -> Result<Json<SubmissionView>, Problem> {
-    let stored = services.submissions.cancel(&caller.0, parse_id(&id)?).await.map_err(fault::submission)?;
+    let stored = services.submissions.cancel(&caller.0, id).await.map_err(fault::submission)?;
     Ok(Json(view::submission(&stored.message, &stored.delivery, stored.route())))
 }
 

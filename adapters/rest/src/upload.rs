@@ -1,5 +1,7 @@
 //! Reads `multipart/form-data` as it comes: parts in any order, constant memory, everything counted before it is kept.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use amtsbote_core::message::{Part, Sha256Digest};
@@ -18,6 +20,8 @@ use crate::fault::{bad_request, store};
 /// Bytes and time spent on a body that is refused anyway.
 const LINGER: usize = 64 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
+/// Bytes that may wait in memory for the head of a part to end; far more than any head, because content may follow at once.
+const HEAD_MAX: usize = 4 << 20;
 /// Bytes for boundary and headers of one part.
 const PART_FRAMING: u64 = 1 << 10;
 /// Longest file name kept.
@@ -45,7 +49,11 @@ struct Reader<'a> {
     metadata: Option<Vec<u8>>,
     document: Option<Part>,
     attachments: Vec<Part>,
+    /// Bytes that came since something was made of them. The parser keeps what it waits for in memory.
+    came: Arc<AtomicUsize>,
 }
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Reads a whole body. If it fails or is given up, nothing stays.
 pub(crate) async fn read(
@@ -73,8 +81,15 @@ pub(crate) async fn read(
     };
     let mut stream = body.into_data_stream();
     let writer = store_port.stage().await.map_err(|error| store(&error))?;
-    let mut reader =
-        Reader { limits, writer, offset: 0, metadata: None, document: None, attachments: Vec::new() };
+    let mut reader = Reader {
+        limits,
+        writer,
+        offset: 0,
+        metadata: None,
+        document: None,
+        attachments: Vec::new(),
+        came: Arc::default(),
+    };
     if let Err(problem) = reader.parts(&mut stream, boundary).await {
         linger(stream).await;
         return Err(problem);
@@ -112,15 +127,27 @@ async fn stalled<T>(
     }
 }
 
+/// More than this came while the head of a part was awaited.
+#[derive(Debug, thiserror::Error)]
+#[error("the head of a part is too large")]
+struct HeadTooLarge;
+
 impl Reader<'_> {
     async fn parts(&mut self, stream: &mut BodyDataStream, boundary: String) -> Result<(), Problem> {
         let constraints =
             Constraints::new().size_limit(SizeLimit::new().whole_stream(stream_limit(self.limits)));
-        let mut multipart = Multipart::with_constraints(stream, boundary, constraints);
-        while let Some(field) = stalled(self.limits, multipart.next_field()).await? {
+        let came = Arc::clone(&self.came);
+        let counted = stream.map(move |bytes| {
+            let bytes = bytes.map_err(|error| Box::new(error) as Failure)?;
+            let before = came.fetch_add(bytes.len(), Ordering::Relaxed);
+            if before > HEAD_MAX { Err(Box::new(HeadTooLarge) as Failure) } else { Ok(bytes) }
+        });
+        let mut multipart = Multipart::with_constraints(counted, boundary, constraints);
+        loop {
+            self.came.store(0, Ordering::Relaxed);
+            let Some(field) = stalled(self.limits, multipart.next_field()).await? else { return Ok(()) };
             self.part(field).await?;
         }
-        Ok(())
     }
 
     async fn part(&mut self, field: Field<'_>) -> Result<(), Problem> {
@@ -157,6 +184,7 @@ impl Reader<'_> {
         let mut hasher = Sha256::new();
         let mut size = 0;
         while let Some(bytes) = stalled(self.limits, field.chunk()).await? {
+            self.came.store(0, Ordering::Relaxed);
             hasher.update(&bytes);
             size += bytes.len() as u64;
             if self.offset + size > self.limits.body {
@@ -220,6 +248,9 @@ fn body_too_large(limits: &RestLimits) -> Problem {
 fn refused(error: &multer::Error, limits: &RestLimits) -> Problem {
     match error {
         multer::Error::StreamSizeExceeded { .. } => body_too_large(limits),
+        multer::Error::StreamReadFailed(error) if error.is::<HeadTooLarge>() => {
+            bad_request("part-head-too-large", "What stands before the content of a part is too large")
+        }
         _ => {
             bad_request("body-incomplete", "The body is not complete multipart/form-data; nothing was stored")
         }

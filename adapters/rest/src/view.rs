@@ -1,7 +1,7 @@
 //! What clients see: JSON shapes of the interface. Separate from what is stored, so that either can change.
 
 use amtsbote_core::Timestamp;
-use amtsbote_core::delivery::{Delivery, Event, State};
+use amtsbote_core::delivery::{DeadReason, Delivery, Event, EventKind, State};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::message::{ExternalId, Message, Metadata, Part};
 use amtsbote_core::port::StoredMessage;
@@ -145,7 +145,7 @@ pub(crate) struct SubmissionView {
 pub(crate) fn submission(message: &Message, delivery: &Delivery, route: Option<&Route>) -> SubmissionView {
     let reason = match &delivery.state {
         State::Rejected { reason } => serde_json::to_value(reason).ok(),
-        State::Dead { reason } => serde_json::to_value(reason).ok(),
+        State::Dead { reason } => Some(dead_reason(reason)),
         _ => None,
     };
     SubmissionView {
@@ -193,11 +193,40 @@ pub(crate) struct ProcessCardView {
     id: String,
     /// What happened, in order. Each has `at`, `event`, and members by kind.
     #[schema(value_type = Vec<Object>)]
-    events: Vec<Event>,
+    events: Vec<Value>,
 }
 
-pub(crate) fn process_card(stored: StoredMessage) -> ProcessCardView {
-    ProcessCardView { id: stored.message.id.to_string(), events: stored.events }
+pub(crate) fn process_card(stored: &StoredMessage) -> ProcessCardView {
+    let id = stored.message.id.to_string();
+    ProcessCardView { id, events: stored.events.iter().map(event).collect() }
+}
+
+/// An event as a sender sees it: neither addresses of the gateway's configuration nor what other systems wrote into their errors.
+fn event(event: &Event) -> Value {
+    let mut shown = serde_json::to_value(event).unwrap_or_default();
+    match &event.kind {
+        EventKind::Routed { route } => {
+            shown["route"] = serde_json::to_value(RouteView::from(route.as_ref())).unwrap_or_default();
+        }
+        EventKind::RouteOpen { .. } | EventKind::AttemptFailed { .. } => {
+            forget(&mut shown["reason"], "detail")
+        }
+        EventKind::Dead { reason } => shown["reason"] = dead_reason(reason),
+        _ => {}
+    }
+    shown
+}
+
+fn dead_reason(reason: &DeadReason) -> Value {
+    let mut shown = serde_json::to_value(reason).unwrap_or_default();
+    forget(&mut shown["last"], "detail");
+    shown
+}
+
+fn forget(object: &mut Value, member: &str) {
+    if let Some(members) = object.as_object_mut() {
+        members.remove(member);
+    }
 }
 
 /// A message in a mailbox.

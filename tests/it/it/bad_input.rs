@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use amtsbote_certs::{Authority, KeyKind, Purpose};
 use amtsbote_it::{Lab, METADATA, Options, Party, part, text};
+use futures::StreamExt as _;
 use reqwest::{Identity, Method};
 use serde_json::json;
 
@@ -225,15 +226,21 @@ async fn what_belongs_to_others_is_like_what_does_not_exist() {
         let missing = stranger.get(&format!("/v1/mailbox/messages/{unknown}{suffix}")).await;
         assert_eq!(foreign, missing, "{suffix}");
     }
+    let longer = stranger.request(Method::PATCH, &format!("/v1/mailbox/leases/{token}"));
+    let foreign = stranger.send(longer.json(&json!({ "seconds": 60 }))).await;
+    assert_eq!((foreign.status, foreign.problem()), (409, "lease-lost"));
+    let reject = Some(json!({ "code": "x" }));
+    let foreign = stranger.on_message(&id, "reject", Some(&token), reject.clone()).await;
+    assert_eq!(foreign, stranger.on_message(unknown, "reject", Some(&token), reject).await);
+    assert_eq!(foreign.status, 404);
     for action in ["acknowledge", "release"] {
         let foreign = stranger.on_message(&id, action, Some(&token), None).await;
         assert_eq!(foreign, stranger.on_message(unknown, action, Some(&token), None).await);
         assert_eq!(foreign.status, 404);
-        assert_eq!(
-            stranger.on_message(&id, action, None, None).await.status,
-            404,
-            "asked before the token is"
-        );
+        let without = stranger.on_message(&id, action, None, None).await;
+        assert_eq!(without, stranger.on_message(unknown, action, None, None).await, "{action} without token");
+        let garbage = stranger.on_message(&id, action, Some("garbage"), None).await;
+        assert_eq!((garbage.status, garbage.problem()), (404, "not-found"));
     }
     assert_eq!(other.send(other.request(Method::DELETE, &format!("/v1/submissions/{id}"))).await.status, 404);
     assert_eq!(stranger.post("/v1/mailbox/leases", &json!({})).await.json["messages"], json!([]));
@@ -330,4 +337,68 @@ async fn an_account_that_calls_too_often_is_slowed_down() {
     assert_eq!(header(&refused, "retry-after").as_deref(), Some("1"));
     assert_eq!(amtsbote_it::answer(refused).await.problem(), "too-many-requests");
     assert_eq!(other.get("/v1/submissions").await.status, 200);
+}
+
+#[tokio::test]
+async fn bodies_that_stop_or_never_come_to_the_point_are_cut_off() {
+    let lab =
+        Lab::start(Options { extra: "[limits]\nstall = \"1s\"\n".to_owned(), ..Options::default() }).await;
+    let portal = lab.client("portal");
+    let post = |body: reqwest::Body| {
+        let request = portal.request(Method::POST, "/v1/submissions").header("Idempotency-Key", "k");
+        request.header("Content-Type", "multipart/form-data; boundary=b").body(body)
+    };
+    let beginning =
+        futures::stream::iter([Ok::<_, std::io::Error>("--b\r\nContent-Disposition: form-data; name=")]);
+    let stops = beginning.chain(futures::stream::pending());
+    let stopped = portal.send(post(reqwest::Body::wrap_stream(stops))).await;
+    assert_eq!((stopped.status, stopped.problem()), (408, "body-stalled"));
+    let mut endless = b"--b\r\nX: ".to_vec();
+    endless.resize(40 << 20, b'a');
+    let refused = portal.send(post(endless.into())).await;
+    assert_eq!((refused.status, refused.problem()), (400, "part-head-too-large"));
+    nothing_is_stored(&portal).await;
+    // JSON that never ends.
+    let department = lab.client("department");
+    let stops =
+        futures::stream::iter([Ok::<_, std::io::Error>("{\"max\":")]).chain(futures::stream::pending());
+    let request = department.request(Method::POST, "/v1/mailbox/leases");
+    let request = request.header("Content-Type", "application/json").body(reqwest::Body::wrap_stream(stops));
+    let cut = department.send(request).await;
+    assert_eq!((cut.status, cut.problem()), (400, "body-invalid"));
+}
+
+#[tokio::test]
+async fn what_is_no_id_names_nothing_and_operators_have_no_mailbox() {
+    let lab = Lab::start(Options::default()).await;
+    let (portal, operator) = (lab.client("portal"), lab.client("operator"));
+    for path in ["/v1/submissions/%FF", "/v1/submissions/4711/events", "/v1/mailbox/messages/x/attachments/y"]
+    {
+        let answer = portal.get(path).await;
+        assert_eq!((answer.status, answer.problem()), (404, "not-found"), "{path}");
+    }
+    let refused = operator.get("/v1/mailbox/messages").await;
+    assert_eq!((refused.status, refused.problem()), (403, "role-missing"));
+}
+
+#[tokio::test]
+async fn a_withdrawn_message_cannot_be_read_any_more() {
+    let lab = Lab::start(Options::default()).await;
+    let (portal, department) = (lab.client("portal"), lab.client("department"));
+    let id = portal.submit("1", METADATA, b"x").await;
+    // Seen without a lease; then the sender takes it back.
+    let seen = async {
+        let mut every = tokio::time::interval(Duration::from_millis(20));
+        while department.get("/v1/mailbox/messages").await.json["messages"] == json!([]) {
+            every.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), seen).await.unwrap();
+    let withdrawn = portal.send(portal.request(Method::DELETE, &format!("/v1/submissions/{id}"))).await;
+    assert_eq!(withdrawn.json["state"], "cancelled");
+    for path in ["", "/document", "/signature"] {
+        assert_eq!(department.get(&format!("/v1/mailbox/messages/{id}{path}")).await.status, 404);
+    }
+    let card = portal.get(&format!("/v1/submissions/{id}/events")).await.json;
+    assert_eq!(card["events"].as_array().unwrap().last().unwrap()["event"], "cancelled");
 }

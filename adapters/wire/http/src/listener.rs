@@ -11,8 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
 /// Bounds of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// Time for the header of a request, also between requests of one connection.
     pub header: Duration,
+    /// Pause in the body of a request, and time in which a client takes nothing of an answer.
+    pub stall: Duration,
     /// How long connections may go on after the stop.
     pub drain: Duration,
 }
@@ -33,6 +37,7 @@ impl Default for Limits {
             connections: 4096,
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(75),
+            stall: Duration::from_secs(30),
             drain: Duration::from_secs(10),
         }
     }
@@ -52,6 +57,9 @@ pub struct Listener {
     pub limits: Limits,
 }
 
+/// Handlers that watch their bodies themselves answer before the listener cuts them off.
+const NET: Duration = Duration::from_secs(5);
+
 /// Marker for requests on connections without a client certificate; the counterpart of [`Peer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nobody;
@@ -63,6 +71,7 @@ const HEADERS: usize = 64;
 /// Serves until stopped; then lets running requests end within the drain time.
 pub async fn serve(listener: Listener, stop: CancellationToken) {
     let Listener { name, socket, tls, router, limits } = listener;
+    let router = router.layer(RequestBodyTimeoutLayer::new(limits.stall + NET));
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     loop {
@@ -118,6 +127,9 @@ async fn connection(
     limits: Limits,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(limits.stall));
+    let stream = Box::pin(stream);
     match tls {
         None => http(stream, None, router, limits, stop).await,
         Some(tls) => {

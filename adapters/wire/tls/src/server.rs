@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{RootCertStore, ServerConfig};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -67,7 +67,10 @@ impl ServerTls {
     ///
     /// # Errors
     /// When the handshake fails or the certificate is not trusted.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Option<Peer>)> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+    ) -> io::Result<(TlsStream<S>, Option<Peer>)> {
         let in_force = self.0.load_full();
         let stream = TlsAcceptor::from(Arc::clone(&in_force.config)).accept(stream).await?;
         let peer = match stream.get_ref().1.peer_certificates() {

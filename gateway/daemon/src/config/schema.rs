@@ -143,17 +143,19 @@ fn limits(mut section: Section<'_>, findings: &mut Findings) -> (Limits, RestLim
     let body = section.number(findings, "body_bytes", rest.body, 1024..=1 << 40);
     let attachments = section.number(findings, "attachments", rest.attachments as u64, 0..=65_000);
     let requests = section.number(findings, "requests_per_second", rest.requests.get().into(), 1..=1_000_000);
+    let stall = section.duration(findings, "stall", rest.stall);
     let limits = Limits {
         connections: usize::try_from(connections).unwrap_or(limits.connections),
         handshake: section.duration(findings, "handshake", limits.handshake),
         header: section.duration(findings, "header", limits.header),
+        stall,
         drain: limits.drain,
     };
     let rest = RestLimits {
         metadata: usize::try_from(metadata).unwrap_or(rest.metadata),
         body,
         attachments: usize::try_from(attachments).unwrap_or(rest.attachments),
-        stall: section.duration(findings, "stall", rest.stall),
+        stall,
         requests: NonZeroU32::new(u32::try_from(requests).unwrap_or(u32::MAX)).unwrap_or(rest.requests),
     };
     section.close(findings);
