@@ -37,7 +37,7 @@ struct Arguments {
     #[arg(long)]
     seconds: Option<u64>,
     /// Folder on the disk to be measured
-    #[arg(long, default_value = ".")]
+    #[arg(long, default_value = "target")]
     disk: PathBuf,
 }
 

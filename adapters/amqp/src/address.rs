@@ -41,6 +41,10 @@ impl Place {
         self.host == broker && self.port.is_none() && self.vhost.is_none()
     }
 
+    pub(crate) fn into_name(self) -> Option<String> {
+        (self.port.is_none() && self.vhost.is_none()).then_some(self.host)
+    }
+
     pub(crate) fn is(&self, options: &BrokerOptions) -> bool {
         let port = self.port.unwrap_or(if self.tls { 5671 } else { 5672 });
         let vhost = self.vhost.as_deref().unwrap_or("/");

@@ -159,6 +159,24 @@ impl Drop for Live {
     }
 }
 
+/// A publish that was given up may still be sent later, behind a repetition of it; only the end of the connection makes sure that
+/// it is not.
+struct CutUnlessAnswered<'a>(Option<&'a Live>);
+
+impl CutUnlessAnswered<'_> {
+    fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CutUnlessAnswered<'_> {
+    fn drop(&mut self) {
+        if let Some(live) = self.0 {
+            live.cut();
+        }
+    }
+}
+
 struct Rest {
     until: Timestamp,
     pause: Duration,
@@ -187,7 +205,7 @@ impl Broker {
         &self.options
     }
 
-    /// Publishes and waits for the confirm. If cancelled, the outcome is unknown.
+    /// Publishes and waits for the confirm. If cancelled, the outcome is unknown and the connection ends.
     pub(crate) async fn publish(
         &self,
         target: &Target,
@@ -202,25 +220,27 @@ impl Broker {
         if live.connection.status().blocked() {
             return Err(PublishError::Blocked);
         }
+        let frame_max = live.connection.configuration().frame_max();
+        if frame_max > 0 && publication.head > frame_max as usize {
+            let reason = format!("its headers need {} bytes, a frame has {frame_max}", publication.head);
+            return Err(PublishError::Refused { reason, too_large: true });
+        }
         let id = publication.id.clone();
+        let cut = CutUnlessAnswered(Some(&live));
         let exchanged = tokio::time::timeout(CONFIRM, exchange_one(&live, exchange, key, publication)).await;
         match exchanged {
             Ok(Ok((channel, confirmation))) => {
+                cut.answered();
                 let result = judge(confirmation, &id);
                 live.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
                 result
             }
-            Ok(Err(error)) => Err(classify(&error)),
-            Err(_) => {
-                // A cancelled publish may still be sent later; only the end of the connection makes sure that it is not.
-                let blocked = live.connection.status().blocked();
-                live.cut();
-                if blocked {
-                    Err(PublishError::Blocked)
-                } else {
-                    Err(PublishError::Unknown("no confirm in time".to_owned()))
-                }
+            Ok(Err(error)) => {
+                cut.answered();
+                Err(classify(&error))
             }
+            Err(_) if live.connection.status().blocked() => Err(PublishError::Blocked),
+            Err(_) => Err(PublishError::Unknown("no confirm in time".to_owned())),
         }
     }
 
@@ -247,6 +267,8 @@ impl Broker {
                 Ok(fresh)
             }
             Err(detail) => {
+                // From the end of the attempt: a slow failure would use up the rest before it began.
+                let now = self.clock.now();
                 let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
                 rest.until = now.checked_add(rest.pause).unwrap_or(Timestamp::MAX);
                 rest.pause = (rest.pause * 2).min(REST.1);

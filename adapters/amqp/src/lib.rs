@@ -27,6 +27,17 @@ use broker::{Broker, PublishError};
 /// Largest document that may travel inside a message; RabbitMQ closes the channel far above.
 pub const INLINE_LIMIT: u64 = 16 << 20;
 
+const NO_BROKER: &str = "no broker with this host, port and vhost is configured";
+
+/// Checks an address of the configuration, `amqp://NAME?queue=…` or `amqp://NAME?exchange=…&key=…`; the name of the broker.
+///
+/// # Errors
+/// When it names no broker, or neither queue nor exchange.
+pub fn broker_of(address: &str) -> Result<String, InvalidAddress> {
+    let (place, _) = address::parse(address)?;
+    place.into_name().ok_or(InvalidAddress::Scheme)
+}
+
 /// The AMQP channel over named brokers.
 pub struct AmqpChannel {
     brokers: BTreeMap<String, Broker>,
@@ -44,12 +55,12 @@ impl AmqpChannel {
         Self { brokers: brokers.collect(), inline_max: inline_max.min(INLINE_LIMIT) }
     }
 
-    /// The configured broker and the target an address means.
+    /// The broker and the target an address means: by host, port and vhost, or, in an address of the configuration, by name.
     fn find(&self, address: &str) -> Result<(&Broker, Target), String> {
         let (place, target) = address::parse(address).map_err(|error| error.to_string())?;
-        let found =
-            self.brokers.iter().find(|(name, broker)| place.names(name) || place.is(broker.options()));
-        let (_, broker) = found.ok_or("no broker with this host, port and vhost is configured")?;
+        let by_place = self.brokers.values().find(|broker| place.is(broker.options()));
+        let by_name = || self.brokers.values().find(|broker| place.names(broker.name()));
+        let broker = by_place.or_else(by_name).ok_or(NO_BROKER)?;
         Ok((broker, target))
     }
 }
@@ -61,7 +72,10 @@ impl Channel for AmqpChannel {
     }
 
     fn accepts(&self, endpoint: &Endpoint) -> Result<(), String> {
-        self.find(&endpoint.address).map(|_| ())
+        // Asked about addresses of the directory, which know nothing of our names.
+        let (place, _) = address::parse(&endpoint.address).map_err(|error| error.to_string())?;
+        let known = self.brokers.values().any(|broker| place.is(broker.options()));
+        if known { Ok(()) } else { Err(NO_BROKER.to_owned()) }
     }
 
     async fn deliver(&self, handover: &Handover) -> DeliveryOutcome {

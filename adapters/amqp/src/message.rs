@@ -12,6 +12,8 @@ use serde_json::json;
 pub(crate) struct Publication {
     pub(crate) id: String,
     pub(crate) body: Vec<u8>,
+    /// Bytes of the properties, rounded up; they have to fit into one frame (AMQP 0-9-1, 4.2.6).
+    pub(crate) head: usize,
     pub(crate) properties: BasicProperties,
 }
 
@@ -42,7 +44,10 @@ pub(crate) async fn build(handover: &Handover, inline_max: u64) -> Result<Public
         })
         .collect();
     let mut headers = FieldTable::default();
+    let mut head = 2048;
     let mut header = |name: &str, value: AMQPValue| {
+        let text = if let AMQPValue::LongString(text) = &value { text.as_bytes().len() } else { 8 };
+        head += name.len() + text + 8;
         headers.insert(name.into(), value);
     };
     let text = |text: &str| AMQPValue::LongString(LongString::from(text));
@@ -68,7 +73,7 @@ pub(crate) async fn build(handover: &Handover, inline_max: u64) -> Result<Public
     if let Some(case) = message.metadata.case_id.as_ref().and_then(|case| short(case.as_str())) {
         properties = properties.with_correlation_id(case);
     }
-    Ok(Publication { id, body, properties })
+    Ok(Publication { id, body, head, properties })
 }
 
 async fn read_document(handover: &Handover) -> Result<Vec<u8>, Box<DeliveryOutcome>> {

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::cache::{Learnt, Memory};
 use crate::options::{DvdvOptions, InvalidDvdvOptions};
+use crate::outage::Outage;
 use crate::servers::{AskError, Said, Servers};
 use crate::wire::{ServiceReply, VerificationReply, answer};
 
@@ -19,6 +20,7 @@ pub struct DvdvDirectory {
     servers: Servers,
     memory: Memory,
     asking: Mutex<HashMap<ServiceQuery, Weak<Mutex<()>>>>,
+    outage: Outage,
 }
 
 impl DvdvDirectory {
@@ -34,7 +36,9 @@ impl DvdvDirectory {
     ) -> Result<Self, InvalidDvdvOptions> {
         options.check()?;
         let memory = Memory::new(&options);
-        Ok(Self { servers: Servers::new(client, options, clock, entropy), memory, asking: Mutex::default() })
+        let outage = Outage::new(&options);
+        let servers = Servers::new(client, options, clock, entropy);
+        Ok(Self { servers, memory, asking: Mutex::default(), outage })
     }
 
     /// Whether a client certificate (SHA-1 fingerprint, any spelling) belongs to an organisation of a category. Never answered
@@ -95,15 +99,21 @@ impl Directory for DvdvDirectory {
     }
 
     async fn find(&self, query: &ServiceQuery) -> Result<DirectoryAnswer, DirectoryUnavailable> {
+        let kept = |now| self.memory.stale(query, now);
         let turn = self.turn(query).await;
         let _asking = turn.lock().await;
         if let Some(answer) = self.cached(query) {
             return Ok(answer);
         }
+        let now = self.servers.clock.now();
+        if let Some(reason) = self.outage.goes_on(now) {
+            return kept(now).ok_or(DirectoryUnavailable { reason });
+        }
         let asked = self.ask(query).await;
         let now = self.servers.clock.now();
         match asked {
             Ok(learnt) => {
+                self.outage.is_over();
                 let answer = match &learnt {
                     Learnt::Entry(entry) => answer(entry, now, now, false),
                     Learnt::NotValid { warning } => DirectoryAnswer::NotValid { warning: warning.clone() },
@@ -113,7 +123,8 @@ impl Directory for DvdvDirectory {
                 Ok(answer)
             }
             Err(error) => {
-                let kept = self.memory.stale(query, now);
+                self.outage.begins(now, error.to_string());
+                let kept = kept(now);
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     kept = kept.is_some(),

@@ -11,6 +11,7 @@
 mod cache;
 mod directory;
 mod options;
+mod outage;
 mod servers;
 mod token;
 mod wire;

@@ -53,6 +53,8 @@ pub struct DvdvOptions {
     pub pause: Duration,
     /// After this time a secondary server gives way to the primary.
     pub return_to_primary: Duration,
+    /// After a failed look-up nobody asks for so long.
+    pub rest: Duration,
     /// How long a hit is fresh.
     pub fresh: Duration,
     /// How long a miss is believed; at most as long as a hit.
@@ -89,6 +91,7 @@ impl DvdvOptions {
             retries: 2,
             pause: Duration::from_millis(200),
             return_to_primary: seconds(180),
+            rest: seconds(5),
             fresh: seconds(600),
             negative: seconds(300),
             grace: seconds(24 * 3600),

@@ -276,3 +276,29 @@ fn contradicting_settings_are_refused() {
     backwards.negative = Duration::from_secs(601);
     assert_eq!(check(backwards), Some(InvalidDvdvOptions::Negative));
 }
+
+#[tokio::test]
+async fn while_the_directory_is_down_one_question_finds_out_for_all() {
+    let world = World::new();
+    let server = start(MockOptions::default()).await;
+    let options = world.options(&[&server]);
+    let (fresh, rest) = (options.fresh, options.rest);
+    let directory = world.client(options);
+    assert!(is_found(&directory.find(&mainz()).await.unwrap(), false));
+    world.advance(&[&server], fresh);
+    // It fails once; whoever asked again would get an answer.
+    server.mock.script(vec![rule(
+        Some("findservicedescription"),
+        Some(1),
+        Fault::Status { code: 503, retry_after: None },
+    )]);
+    let wanted = mainz();
+    let questions = (0..64).map(|_| directory.find(&wanted));
+    let answers = futures::future::join_all(questions).await;
+    assert!(answers.iter().all(|answer| is_found(answer.as_ref().unwrap(), true)));
+    let unknown = directory.find(&query("wgb:010010000000", WOHNGELD)).await.unwrap_err();
+    assert!(unknown.reason.contains("503"), "{}", unknown.reason);
+    world.advance(&[&server], rest);
+    assert!(is_found(&directory.find(&mainz()).await.unwrap(), false));
+    assert!(directory.find(&query("wgb:010010000000", WOHNGELD)).await.is_ok());
+}

@@ -71,7 +71,7 @@ impl Mailboxes {
         Self { store, clock, entropy, wake }
     }
 
-    /// Leases available messages, waiting for the first if asked to. Cancel-safe: a lease the caller never saw runs out.
+    /// Leases available messages, waiting for the first if asked to, at most until the process ends. Cancel-safe: a lease the caller never saw runs out.
     ///
     /// # Errors
     /// When the store fails.
@@ -82,11 +82,12 @@ impl Mailboxes {
             tokio::pin!(mail);
             mail.as_mut().enable();
             let lease = self.lease_now(account, request).await?;
-            if !lease.messages.is_empty() || self.clock.now() >= give_up {
+            if !lease.messages.is_empty() || self.clock.now() >= give_up || self.wake.is_closed() {
                 return Ok(lease);
             }
             tokio::select! {
                 () = mail => {}
+                () = self.wake.closed() => {}
                 () = self.clock.sleep_until(give_up) => {}
             }
         }

@@ -2,12 +2,14 @@
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio_util::sync::CancellationToken;
 
 /// Signals between intake, engine and mailbox pollers of one process.
 #[derive(Debug, Default)]
 pub struct Wake {
     work: Notify,
     mail: Notify,
+    closing: CancellationToken,
 }
 
 impl Wake {
@@ -19,6 +21,20 @@ impl Wake {
     /// Something became available in some mailbox.
     pub fn mail(&self) {
         self.mail.notify_waiters();
+    }
+
+    /// The process is ending: whoever waits for mail shall go.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+
+    /// Completes once [`Self::close`] was called.
+    pub(crate) async fn closed(&self) {
+        self.closing.cancelled().await;
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closing.is_cancelled()
     }
 
     /// Completes at the next [`Self::work`], or at once if there was one since the last wait.

@@ -83,7 +83,7 @@ async fn status(_operator: Operator, State(insight): State<Arc<Insight>>) -> Jso
 }
 
 async fn metrics(State(insight): State<Arc<Insight>>) -> Response {
-    match insight.metrics.render(&insight.store.status()) {
+    match insight.metrics.render(&insight.store.status(), insight.clock.now()) {
         Ok(text) => {
             let media_type = HeaderValue::from_static("text/plain; version=0.0.4");
             ([(header::CONTENT_TYPE, media_type)], text).into_response()

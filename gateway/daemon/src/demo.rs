@@ -61,6 +61,9 @@ pub enum DemoError {
     /// The gateway does not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The broker of `--rabbitmq` cannot be used.
+    #[error("the broker cannot be used: {0}")]
+    Broker(String),
     /// A simulated portal or department got an unexpected answer.
     #[error("{who}: {what}")]
     Simulator {
@@ -84,7 +87,7 @@ impl DemoError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Foreign(_) | Self::Write { .. } => 64,
-            Self::Start(StartError::Dependency { .. }) => 75,
+            Self::Start(StartError::Dependency { .. }) | Self::Broker(_) => 75,
             Self::Certs(_)
             | Self::Directory(_)
             | Self::Start(_)

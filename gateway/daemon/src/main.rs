@@ -10,7 +10,7 @@ use amtsbote_certs::{Folder, KeyKind, Purpose};
 use amtsbote_core::port::Clock as _;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Bodies are allocated on one thread and freed on another, which the C library's allocator does not like.
 #[global_allocator]
@@ -62,7 +62,7 @@ enum Command {
         #[arg(long)]
         once: bool,
         /// Put some departments on queues of this RabbitMQ, such as amqp://guest:guest@127.0.0.1:5672/%2f
-        #[arg(long)]
+        #[arg(long, value_parser = plain_amqp)]
         rabbitmq: Option<url::Url>,
     },
     /// Development certificates
@@ -85,6 +85,14 @@ enum CertsCommand {
         #[arg(long)]
         rsa_seal: bool,
     },
+}
+
+fn plain_amqp(text: &str) -> Result<url::Url, String> {
+    let url: url::Url = text.parse().map_err(|error| format!("{error}"))?;
+    match url.scheme() {
+        "amqp" if url.has_host() => Ok(url),
+        _ => Err("the demo speaks plain AMQP only; write amqp://USER:PASSWORD@HOST:PORT/VHOST".to_owned()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -154,13 +162,16 @@ fn check_config(path: &Path) -> ExitCode {
         Ok(config) => config,
         Err(issues) => return report(&issues),
     };
-    match amtsbote::check_files(&config) {
-        Ok(()) => {
-            println!("The configuration is complete and everything it names can be used.");
-            ExitCode::SUCCESS
-        }
-        Err(error) => start_failed(&error),
+    let problems = amtsbote::check_files(&config);
+    if problems.is_empty() {
+        println!("The configuration is complete and everything it names can be used.");
+        return ExitCode::SUCCESS;
     }
+    for problem in &problems {
+        eprintln!("amtsbote: {problem}");
+    }
+    eprintln!("amtsbote: {} problem(s) in what the configuration names", problems.len());
+    ExitCode::from(USAGE)
 }
 
 async fn serve(path: &Path, ready_file: Option<&Path>) -> ExitCode {
@@ -171,17 +182,44 @@ async fn serve(path: &Path, ready_file: Option<&Path>) -> ExitCode {
     if let Err(error) = amtsbote_telemetry::start_logs(&config.log) {
         return fail(USAGE, &error.into());
     }
+    // Before anything starts: a signal that comes early must not end the process without farewell.
+    let signals = match Signals::take() {
+        Ok(signals) => signals,
+        Err(error) => return fail(INTERNAL, &error.into()),
+    };
     let gateway = match Gateway::start(&config).await {
         Ok(gateway) => gateway,
         Err(error) => return start_failed(&error),
     };
-    match run(gateway, path, ready_file).await {
+    match run(gateway, path, ready_file, signals).await {
         Ok(code) => code,
         Err(error) => fail(INTERNAL, &error),
     }
 }
 
-async fn run(gateway: Gateway, path: &Path, ready_file: Option<&Path>) -> anyhow::Result<ExitCode> {
+/// What the process listens to.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn take() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+async fn run(
+    gateway: Gateway,
+    path: &Path,
+    ready_file: Option<&Path>,
+    mut signals: Signals,
+) -> anyhow::Result<ExitCode> {
     if let Some(file) = ready_file {
         let addresses = serde_json::json!({
             "pid": std::process::id(), "exchange": gateway.exchange, "operator": gateway.operator, "telemetry": gateway.telemetry,
@@ -192,19 +230,15 @@ async fn run(gateway: Gateway, path: &Path, ready_file: Option<&Path>) -> anyhow
             demo::write_atomically(file, &addresses.to_string()).context("writing the ready file")?;
         }
     }
-    let (mut hangup, mut terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
     let mut watch = tokio::time::interval(std::time::Duration::from_secs(5));
     loop {
         tokio::select! {
-            _ = hangup.recv() => reload(&gateway, path),
-            _ = terminate.recv() => break,
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                break;
-            }
+            _ = signals.hangup.recv() => reload(&gateway, path),
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
             _ = watch.tick() => {
                 if gateway.has_failed() {
-                    tracing::error!("The engine has ended by itself; the gateway stops so that it is started anew.");
+                    tracing::error!("A part of the gateway has ended by itself; it stops so that it is started anew.");
                     gateway.stop().await;
                     return Ok(ExitCode::from(INTERNAL));
                 }

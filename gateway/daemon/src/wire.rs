@@ -1,6 +1,6 @@
 //! Puts the gateway together from its configuration, and lets it end in good order.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use amtsbote_amqp::{AmqpChannel, BrokerOptions};
 use amtsbote_core::Timestamp;
-use amtsbote_core::account::{AccountBook, Credential};
+use amtsbote_core::account::{AccountBook, Credential, LocalChannel};
 use amtsbote_core::engine::{Engine, EnginePorts};
 use amtsbote_core::intake::Intake;
 use amtsbote_core::mailbox::Mailboxes;
@@ -18,12 +18,12 @@ use amtsbote_core::port::{
 use amtsbote_core::route::{Router, RoutingTables, Sources, decode_area_table};
 use amtsbote_core::submissions::Submissions;
 use amtsbote_core::wake::Wake;
-use amtsbote_dvdv::{DvdvDirectory, DvdvOptions};
+use amtsbote_dvdv::{DvdvDirectory, DvdvOptions, EntryPath};
 use amtsbote_http::{Client, ClientOptions, Listener, Reach, serve};
 use amtsbote_rest::{Quotas, Services};
 use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
-use amtsbote_telemetry::{Health, Metrics};
+use amtsbote_telemetry::{DirectoryOutcome, Health, Metrics};
 use amtsbote_tls::{ClientAuth, Identity, ServerTls, Trusted};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -89,6 +89,7 @@ pub struct Gateway {
     retention_task: JoinHandle<()>,
     reloadable: Reloadable,
     health: Arc<Health>,
+    wake: Arc<Wake>,
 }
 
 /// What can be replaced while running.
@@ -100,7 +101,8 @@ struct Reloadable {
     operator: Option<Arc<ServerTls>>,
     engine: Arc<Engine>,
     health: Arc<Health>,
-    metrics: Arc<Metrics>,
+    /// Brokers that were configured at the start.
+    brokers: BTreeSet<String>,
 }
 
 struct CommitMetrics(Arc<Metrics>);
@@ -115,6 +117,8 @@ impl StoreObserver for CommitMetrics {
 struct WatchedDirectory {
     inner: DvdvDirectory,
     health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
 }
 
 #[async_trait]
@@ -128,14 +132,18 @@ impl Directory for WatchedDirectory {
     }
 
     async fn find(&self, query: &ServiceQuery) -> Result<DirectoryAnswer, DirectoryUnavailable> {
+        let asked = self.clock.now();
         let answer = self.inner.find(query).await;
-        match &answer {
+        let (outcome, trouble) = match &answer {
             Ok(DirectoryAnswer::Found(record)) if record.stale => {
-                self.health.directory(Some("answers are kept from earlier".to_owned()));
+                (DirectoryOutcome::Stale, Some("answers are kept from earlier".to_owned()))
             }
-            Ok(_) => self.health.directory(None),
-            Err(down) => self.health.directory(Some(down.reason.clone())),
-        }
+            Ok(DirectoryAnswer::Found(_)) => (DirectoryOutcome::Found, None),
+            Ok(_) => (DirectoryOutcome::Missing, None),
+            Err(down) => (DirectoryOutcome::Unavailable, Some(down.reason.clone())),
+        };
+        self.metrics.directory_asked(outcome, self.clock.now().duration_since(asked).unsigned_abs());
+        self.health.directory(trouble);
         answer
     }
 }
@@ -216,7 +224,7 @@ fn build_directory(
     config: &DirectoryConfig,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
-    health: &Arc<Health>,
+    watch: (&Arc<Health>, &Arc<Metrics>),
 ) -> Result<Arc<dyn Directory>, StartError> {
     let options = ClientOptions {
         reach: Reach::Anywhere,
@@ -237,7 +245,8 @@ fn build_directory(
     };
     let inner = DvdvDirectory::new(client, options, Arc::clone(clock), Arc::clone(entropy));
     let inner = inner.map_err(|error| failed(&error))?;
-    Ok(Arc::new(WatchedDirectory { inner, health: Arc::clone(health) }))
+    let (health, metrics) = (Arc::clone(watch.0), Arc::clone(watch.1));
+    Ok(Arc::new(WatchedDirectory { inner, health, metrics, clock: Arc::clone(clock) }))
 }
 
 fn build_broker(name: &str, config: &BrokerConfig) -> Result<BrokerOptions, StartError> {
@@ -319,15 +328,17 @@ impl Gateway {
         let seal = Seal::load(&config.seal.certificate, &config.seal.key);
         let seal = Arc::new(seal.map_err(|error| configuration("seal")(&error))?);
         let channels = build_channels(config, &clock)?;
-        let directory = build_directory(&config.directory, &clock, &entropy, &health)?;
+        let directory = build_directory(&config.directory, &clock, &entropy, (&health, &metrics))?;
         let tables = load_tables(&config.routing)?;
         let router = Arc::new(Router::new(tables, Arc::clone(&accounts), directory, channels.clone()));
         let (exchange_tls, exchange_expires) =
             build_tls(&config.exchange, &accounts.load(), ClientAuth::Required)?;
         let operator_tls = match &config.operator {
-            Some(listener) => Some(build_tls(listener, &accounts.load(), ClientAuth::Requested)?.0),
+            Some(listener) => Some(build_tls(listener, &accounts.load(), ClientAuth::Requested)?),
             None => None,
         };
+        let operator_expires = operator_tls.as_ref().and_then(|(_, expires)| *expires);
+        let operator_tls = operator_tls.map(|(tls, _)| tls);
         let store = open_store(config, &metrics)?;
 
         let ports = EnginePorts {
@@ -383,9 +394,9 @@ impl Gateway {
             operator: operator_tls.clone(),
             engine: Arc::clone(&engine),
             health: Arc::clone(&health),
-            metrics,
+            brokers: config.brokers.keys().cloned().collect(),
         };
-        reloadable.note_certificates(exchange_expires);
+        reloadable.note_certificates(exchange_expires, operator_expires, &config.directory);
         let (exchange_socket, exchange) = bind("exchange", config.exchange.listen).await?;
         let operator_socket = match &config.operator {
             Some(listener) => Some(bind("operator", listener.listen).await?),
@@ -428,6 +439,7 @@ impl Gateway {
             retention_task,
             reloadable,
             health,
+            wake,
         })
     }
 
@@ -440,14 +452,17 @@ impl Gateway {
         self.reloadable.apply(config)
     }
 
-    /// Whether the engine has ended by itself, which only a bug can do.
+    /// Whether a part has ended by itself, which only a bug can do.
     pub fn has_failed(&self) -> bool {
-        self.engine_task.is_finished() || self.retention_task.is_finished()
+        self.engine_task.is_finished()
+            || self.retention_task.is_finished()
+            || self.listeners.iter().any(JoinHandle::is_finished)
     }
 
     /// Stops intake, lets running work end within its time, closes the store. Returns the number of attempts cut off.
     pub async fn stop(self) -> usize {
         self.health.ending();
+        self.wake.close();
         self.stop.cancel();
         for listener in self.listeners {
             if let Err(error) = listener.await {
@@ -467,56 +482,102 @@ impl Gateway {
 
 impl Reloadable {
     fn apply(&self, config: &Config) -> Result<(), StartError> {
+        // Everything is tried out first, so that nothing is half changed.
+        if let Some(error) = check_files(config).into_iter().next() {
+            return Err(error);
+        }
         let accounts = load_accounts(config)?;
+        self.check_brokers(&accounts)?;
         let tables = load_tables(&config.routing)?;
-        let (identity, trusted) = tls_material(&config.exchange, &accounts)?;
-        let expires = identity.expires().and_then(|at| Timestamp::try_from(at).ok());
+        let failed = |error: amtsbote_tls::MaterialError| configuration("TLS")(&error);
+        let replace = |tls: &ServerTls, listener: &TlsListener, auth| {
+            let (identity, trusted) = tls_material(listener, &accounts)?;
+            let expires = identity.expires().and_then(|at| Timestamp::try_from(at).ok());
+            tls.replace(identity, trusted, auth).map_err(failed)?;
+            Ok::<_, StartError>(expires)
+        };
+        let exchange = replace(&self.exchange, &config.exchange, ClientAuth::Required)?;
         let operator = match (&self.operator, &config.operator) {
-            (Some(tls), Some(listener)) => Some((tls, tls_material(listener, &accounts)?)),
+            (Some(tls), Some(listener)) => replace(tls, listener, ClientAuth::Requested)?,
             _ => None,
         };
-        let failed = |error: amtsbote_tls::MaterialError| configuration("TLS")(&error);
-        self.seal
-            .replace(&config.seal.certificate, &config.seal.key)
-            .map_err(|error| configuration("seal")(&error))?;
-        self.exchange.replace(identity, trusted, ClientAuth::Required).map_err(failed)?;
-        if let Some((tls, (identity, trusted))) = operator {
-            tls.replace(identity, trusted, ClientAuth::Requested).map_err(failed)?;
-        }
+        let seal = self.seal.replace(&config.seal.certificate, &config.seal.key);
+        seal.map_err(|error| configuration("seal")(&error))?;
         self.accounts.store(Arc::new(accounts));
         self.router.replace_tables(tables);
         self.engine.hold_all(config.hold);
-        self.note_certificates(expires);
+        self.note_certificates(exchange, operator, &config.directory);
         Ok(())
     }
 
-    fn note_certificates(&self, exchange: Option<Timestamp>) {
-        let now = SystemClock.now();
+    /// Connections to brokers are made from the configuration of the start.
+    fn check_brokers(&self, accounts: &AccountBook) -> Result<(), StartError> {
+        for account in accounts.iter() {
+            if let LocalChannel::Amqp(address) = &account.channel
+                && !amtsbote_amqp::broker_of(address).is_ok_and(|name| self.brokers.contains(&name))
+            {
+                let what = format!("account {}", account.name);
+                let detail = "its broker was not configured at the start; restart the gateway".to_owned();
+                return Err(StartError::Configuration { what, detail });
+            }
+        }
+        Ok(())
+    }
+
+    fn note_certificates(
+        &self,
+        exchange: Option<Timestamp>,
+        operator: Option<Timestamp>,
+        directory: &DirectoryConfig,
+    ) {
         let seal = Timestamp::try_from(self.seal.expires()).ok();
-        for (role, expires) in [("server", exchange), ("seal", seal)] {
+        let client = match &directory.entry {
+            EntryPath::Standalone { certificate, key, .. } => Identity::load(certificate, key).ok(),
+            EntryPath::Intern | EntryPath::Bundesmaster { .. } => None,
+        };
+        let client = client.and_then(|identity| Timestamp::try_from(identity.expires()?).ok());
+        for (role, expires) in
+            [("server", exchange), ("operator", operator), ("seal", seal), ("directory-client", client)]
+        {
             if let Some(expires) = expires {
                 self.health.certificate(role, expires);
-                self.metrics.certificate(role, expires.into(), now.into());
             }
         }
     }
 }
 
-/// Loads everything a configuration names, without starting anything.
-///
-/// # Errors
-/// The first thing that cannot be used.
-pub fn check_files(config: &Config) -> Result<(), StartError> {
-    let accounts = load_accounts(config)?;
-    load_tables(&config.routing)?;
-    tls_material(&config.exchange, &accounts)?;
+/// Loads everything a configuration names, without starting anything; everything that cannot be used.
+pub fn check_files(config: &Config) -> Vec<StartError> {
+    let mut problems = Vec::new();
+    let mut note = |result: Result<(), StartError>| problems.extend(result.err());
+    let accounts = load_accounts(config);
+    note(load_tables(&config.routing).map(drop));
+    let nobody = AccountBook::default();
+    let known = accounts.as_ref().unwrap_or(&nobody);
+    note(build_tls(&config.exchange, known, ClientAuth::Required).map(drop));
     if let Some(listener) = &config.operator {
-        tls_material(listener, &accounts)?;
+        note(build_tls(listener, known, ClientAuth::Requested).map(drop));
     }
-    Seal::load(&config.seal.certificate, &config.seal.key).map_err(|error| configuration("seal")(&error))?;
-    client_tls(&config.directory.authorities)?;
+    note(accounts.map(drop));
+    let seal = Seal::load(&config.seal.certificate, &config.seal.key);
+    note(seal.map(drop).map_err(|error| configuration("seal")(&error)));
+    note(client_tls(&config.directory.authorities).map(drop));
+    note(check_entry(&config.directory.entry));
     for (name, broker) in &config.brokers {
-        build_broker(name, broker)?;
+        note(build_broker(name, broker).map(drop));
     }
-    Ok(())
+    problems
+}
+
+/// Files with which the gateway proves to the directory who it is.
+fn check_entry(entry: &EntryPath) -> Result<(), StartError> {
+    match entry {
+        EntryPath::Intern => Ok(()),
+        EntryPath::Standalone { certificate, key, .. } => {
+            Identity::load(certificate, key).map(drop).map_err(|error| configuration("directory")(&error))
+        }
+        EntryPath::Bundesmaster { token } => std::fs::read_to_string(token)
+            .map(drop)
+            .map_err(|error| configuration(format!("directory: {}", token.display()))(&error)),
+    }
 }

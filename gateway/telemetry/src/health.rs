@@ -58,6 +58,11 @@ impl Health {
         });
     }
 
+    /// Certificates in force with their ends.
+    pub fn certificates(&self) -> Vec<(&'static str, Timestamp)> {
+        self.with(|state| state.certificates.clone())
+    }
+
     /// Whether the directory answers.
     pub fn directory(&self, down: Option<String>) {
         self.with(|state| state.directory_down = down);

@@ -6,4 +6,4 @@ mod metrics;
 
 pub use health::{Health, Readiness};
 pub use logs::{LogFormat, LogOptions, LogProblem, start_logs};
-pub use metrics::Metrics;
+pub use metrics::{DirectoryOutcome, Metrics};

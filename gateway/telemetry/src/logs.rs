@@ -22,6 +22,13 @@ pub struct LogOptions {
     pub format: LogFormat,
 }
 
+impl LogOptions {
+    /// Whether the filter can be read.
+    pub fn is_valid(&self) -> bool {
+        EnvFilter::try_new(&self.level).is_ok()
+    }
+}
+
 /// The logs cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogProblem {

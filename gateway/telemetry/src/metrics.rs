@@ -1,7 +1,8 @@
 //! Metrics for Prometheus, prefix `amtsbote_`. Labels are closed enumerations.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::FailureClass;
 use amtsbote_core::port::{IntakeOutcome, Observation, Observer, StoreStatus};
 use prometheus::{
@@ -31,6 +32,8 @@ pub struct Metrics {
     index_lag: IntGauge,
     quarantined: IntGauge,
     certificate_expiry: GaugeVec,
+    directory_lookups: IntCounterVec,
+    directory_seconds: Histogram,
     health: std::sync::Arc<Health>,
 }
 
@@ -106,6 +109,16 @@ impl Metrics {
             )?,
             quarantined: gauge("quarantined_records", "Damaged records found since the start.")?,
             certificate_expiry,
+            directory_lookups: counters(
+                "directory_lookups_total",
+                "Questions to the directory that were not answered from the cache, by outcome.",
+                &["outcome"],
+            )?,
+            directory_seconds: histogram(
+                "directory_seconds",
+                "Time of a question to the directory.",
+                &SECONDS,
+            )?,
             health,
             registry,
         })
@@ -117,20 +130,20 @@ impl Metrics {
         self.commit_batch.observe(frames as f64);
     }
 
-    /// Remembers when a certificate expires.
-    pub fn certificate(&self, role: &str, expires: SystemTime, now: SystemTime) {
-        let left = match expires.duration_since(now) {
-            Ok(left) => left.as_secs_f64(),
-            Err(ago) => -ago.duration().as_secs_f64(),
-        };
-        self.certificate_expiry.with_label_values(&[role]).set(left);
+    /// The directory was asked.
+    pub fn directory_asked(&self, outcome: DirectoryOutcome, elapsed: Duration) {
+        self.directory_lookups.with_label_values(&[outcome.as_str()]).inc();
+        self.directory_seconds.observe(elapsed.as_secs_f64());
     }
 
     /// Renders everything in the text format of Prometheus.
     ///
     /// # Errors
     /// When a metric cannot be encoded, which would be a bug.
-    pub fn render(&self, store: &StoreStatus) -> prometheus::Result<Vec<u8>> {
+    pub fn render(&self, store: &StoreStatus, now: Timestamp) -> prometheus::Result<Vec<u8>> {
+        for (role, expires) in self.health.certificates() {
+            self.certificate_expiry.with_label_values(&[role]).set(expires.duration_since(now).as_secs_f64());
+        }
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.journal_bytes.set(number(store.journal_bytes));
         self.index_lag.set(number(store.index_lag));
@@ -138,6 +151,30 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+}
+
+/// How a question to the directory ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectoryOutcome {
+    /// A record.
+    Found,
+    /// No usable record.
+    Missing,
+    /// A record that was kept because nobody answered.
+    Stale,
+    /// Nobody answered.
+    Unavailable,
+}
+
+impl DirectoryOutcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Missing => "missing",
+            Self::Stale => "stale",
+            Self::Unavailable => "unavailable",
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use amtsbote_it::{Lab, METADATA, Options, binary, run};
 use reqwest::Method;
 use serde_json::json;
+use tokio::io::AsyncBufReadExt as _;
 
 #[tokio::test]
 async fn health_status_and_metrics_tell_the_truth() {
@@ -100,7 +101,13 @@ async fn held_messages_are_accepted_and_wait() {
     let lab = Lab::start(Options { extra: "[engine]\nhold = true\n".to_owned(), ..Options::default() }).await;
     let (portal, department) = (lab.client("portal"), lab.client("department"));
     let id = portal.submit("1", METADATA, b"x").await;
-    assert_eq!(department.post("/v1/mailbox/leases", &json!({})).await.json["messages"], json!([]));
+    // Longer than anything takes that is not held.
+    let patient = department.post("/v1/mailbox/leases", &json!({ "wait": 2 })).await;
+    assert_eq!(patient.json["messages"], json!([]));
+    let card = portal.get(&format!("/v1/submissions/{id}/events")).await.json;
+    let events: Vec<_> =
+        card["events"].as_array().unwrap().iter().map(|event| event["event"].clone()).collect();
+    assert_eq!(events, ["received", "routed"]);
     let text = std::fs::read_to_string(lab.path("amtsbote.toml")).unwrap();
     std::fs::write(lab.path("amtsbote.toml"), text.replace("hold = true", "hold = false")).unwrap();
     lab.signal_gateway("HUP");
@@ -170,6 +177,128 @@ async fn the_demo_delivers_everything() {
     let refused = run(folder.path(), program.to_str().unwrap(), &["demo", "--once", "--dir", "other"]);
     assert_eq!(refused.status.code(), Some(64));
     assert!(folder.path().join("other/precious").exists());
+}
+
+/// Commands of the README under a heading.
+fn pasted(heading: &str) -> String {
+    let readme = include_str!("../../../README.md");
+    let (_, below) = readme.split_once(&format!("## {heading}\n")).unwrap();
+    let (_, code) = below.split_once("```sh\n").unwrap();
+    code.split_once("```").unwrap().0.to_owned()
+}
+
+/// Runs lines in a shell, in a folder, with the gateway on the path.
+fn shell(folder: &std::path::Path, lines: &str) -> String {
+    let path =
+        format!("{}:{}", binary("amtsbote").parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let lines = format!("set -e\nexport PATH={path}\n{lines}");
+    let output = run(folder, "bash", &["-c", &lines]);
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+#[tokio::test]
+async fn the_readme_works_when_pasted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = tokio::process::Command::new(binary("amtsbote"))
+        .arg("demo")
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::BufReader::new(demo.stdout.take().unwrap()).lines();
+    while !lines.next_line().await.unwrap().unwrap().starts_with("The laboratory keeps running") {}
+    let tried = shell(folder.path(), &pasted("Try it with curl"));
+    for seen in ["202 Accepted", "amtsbote-duplicate: true", "Verification successful", "acknowledged"] {
+        assert!(tried.contains(seen), "{seen} in {tried}");
+    }
+    let serving = pasted("Run it");
+    let (until_serving, serve) = serving.split_once("amtsbote serve").unwrap();
+    assert_eq!(serve.trim(), "--config amtsbote.toml");
+    let checked = shell(folder.path(), until_serving);
+    assert!(checked.contains("The configuration is complete"), "{checked}");
+}
+
+#[tokio::test]
+async fn the_demo_delivers_over_queues_and_keeps_credentials_to_itself() {
+    let broker = amtsbote_testkit::rabbitmq::Rabbitmq::start(&Default::default()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = broker.url();
+    let program = binary("amtsbote");
+    let demo = |url: &str| {
+        let arguments = ["demo", "--once", "--dir", "lab", "--rabbitmq", url];
+        run(folder.path(), program.to_str().unwrap(), &arguments)
+    };
+    let done = demo(&url);
+    let output = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(output.lines().last(), Some("submitted=35 delivered=35 acknowledged=35 lost=0"), "{output}");
+    let lab = std::fs::read_to_string(folder.path().join("lab/lab.json")).unwrap();
+    assert!(lab.contains("amqp") && !lab.contains("guest"), "{lab}");
+    assert_eq!(demo("amqp://guest:wrong@127.0.0.1:1/%2f").status.code(), Some(75));
+    assert_eq!(demo("amqps://127.0.0.1/%2f").status.code(), Some(64));
+}
+
+#[tokio::test]
+async fn check_config_reports_every_file_that_cannot_be_used() {
+    let lab = Lab::prepare(Options::default()).await;
+    std::fs::write(lab.path("areas.csv"), "ars\n1\n").unwrap();
+    std::fs::write(lab.path("pki/dvdv-client.key"), "no key").unwrap();
+    std::fs::copy(lab.path("pki/portal.key"), lab.path("pki/server.key")).unwrap();
+    let program = binary("amtsbote");
+    let checked =
+        run(&lab.path(""), program.to_str().unwrap(), &["check-config", "--config", "amtsbote.toml"]);
+    let said = String::from_utf8(checked.stderr).unwrap();
+    assert_eq!(checked.status.code(), Some(64));
+    for part in ["routing tables", "TLS", "directory", "4 problem(s)"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+}
+
+#[tokio::test]
+async fn certificates_are_replaced_by_a_hangup_or_not_at_all() {
+    let lab = Lab::start(Options::default()).await;
+    let served = || async {
+        let (_, metrics) = lab.telemetry("/metrics").await;
+        let line = metrics.lines().find(|line| line.contains("expiry_seconds{role=\"server\"}")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    let before = served().await;
+    assert!(before > 0.0);
+    // A key that belongs to another certificate: nothing changes, the seal neither.
+    let key = std::fs::read(lab.path("pki/server.key")).unwrap();
+    std::fs::copy(lab.path("pki/portal.key"), lab.path("pki/server.key")).unwrap();
+    lab.signal_gateway("HUP");
+    wait_for(&lab, "Nothing was changed").await;
+    lab.client("portal").submit("1", METADATA, b"x").await;
+    std::fs::write(lab.path("pki/server.key"), key).unwrap();
+    lab.signal_gateway("HUP");
+    wait_for(&lab, "were read again").await;
+    lab.client("portal").submit("2", METADATA, b"x").await;
+    assert!(served().await <= before, "it counts down");
+}
+
+#[tokio::test]
+async fn a_long_poll_ends_with_the_gateway() {
+    let mut lab = Lab::start(Options::default()).await;
+    let department = lab.client("department");
+    let polling =
+        tokio::spawn(async move { department.post("/v1/mailbox/leases", &json!({ "wait": 60 })).await });
+    let connected = async {
+        let mut every = tokio::time::interval(std::time::Duration::from_millis(20));
+        while !lab.log().contains("The gateway is running.") {
+            every.tick().await;
+        }
+    };
+    connected.await;
+    assert_eq!(lab.stop_gateway().await, 0);
+    assert!(!lab.log().contains("were cut off"), "{}", lab.log());
+    // Answered with nothing, or refused because it came too late.
+    if let Ok(answer) = polling.await {
+        assert_eq!((answer.status, &answer.json["messages"]), (201, &json!([])));
+    }
 }
 
 #[tokio::test]

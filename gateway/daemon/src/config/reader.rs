@@ -268,15 +268,13 @@ impl<'a> Section<'a> {
 
     pub(super) fn duration(&mut self, findings: &mut Findings, key: &str, default: Duration) -> Duration {
         let Some(text) = self.text(findings, key) else { return default };
-        parse_duration(&text).unwrap_or_else(|| {
-            self.issue(
-                findings,
-                key,
-                "is no duration",
-                "write a number with ms, s, m, h or d, such as \"30s\"",
-            );
-            default
-        })
+        let remedy = "write a number above 0 with ms, s, m, h or d, such as \"30s\"";
+        match parse_duration(&text) {
+            Some(duration) if !duration.is_zero() => return duration,
+            Some(_) => self.issue(findings, key, "is zero", remedy),
+            None => self.issue(findings, key, "is no duration", remedy),
+        }
+        default
     }
 
     /// A path, relative to the folder of the file.

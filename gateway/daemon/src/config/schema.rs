@@ -203,6 +203,12 @@ fn directory(mut section: Section<'_>, findings: &mut Findings) -> Option<Direct
         }
     };
     let authorities = section.paths(findings, "ca");
+    if servers.iter().any(|url| !matches!(url.scheme(), "http" | "https")) {
+        section.issue(findings, "servers", "holds an address that is not http or https", "write https://…");
+    }
+    if authorities.is_empty() && servers.iter().any(|url| url.scheme() == "https") {
+        section.issue(findings, "ca", "is empty", "name the authorities of the servers' certificates");
+    }
     let attempt = section.duration(findings, "attempt", 5 * SECOND);
     let total = section.duration(findings, "total", 15 * SECOND);
     let retries = u32::try_from(section.number(findings, "retries", 2, 0..=20)).unwrap_or(2);
@@ -387,8 +393,14 @@ fn log(mut section: Section<'_>, findings: &mut Findings) -> LogOptions {
             LogFormat::Text
         }
     };
+    let options = LogOptions { level, format };
+    if !options.is_valid() {
+        let remedy =
+            "write error, warn, info, debug or trace, or a filter such as \"info,amtsbote_dvdv=debug\"";
+        section.issue(findings, "level", "cannot be read", remedy);
+    }
     section.close(findings);
-    LogOptions { level, format }
+    options
 }
 
 fn accounts(
@@ -436,17 +448,11 @@ fn account(
     let channel = match section.text(findings, "channel").as_deref() {
         None | Some("mailbox") => LocalChannel::Mailbox,
         Some(address) if address.starts_with("amqp://") => {
-            let known = address["amqp://".len()..]
-                .split(['?', '/'])
-                .next()
-                .is_some_and(|name| brokers.contains_key(name));
-            if !known {
-                section.issue(
-                    findings,
-                    "channel",
-                    "names no configured broker",
-                    "add [brokers.NAME] and write amqp://NAME?queue=…",
-                );
+            let remedy = "add [brokers.NAME] and write amqp://NAME?queue=… or amqp://NAME?exchange=…&key=…";
+            match amtsbote_amqp::broker_of(address) {
+                Ok(name) if brokers.contains_key(&name) => {}
+                Ok(_) => section.issue(findings, "channel", "names no configured broker", remedy),
+                Err(_) => section.issue(findings, "channel", "is no address of a queue or exchange", remedy),
             }
             LocalChannel::Amqp(address.into())
         }

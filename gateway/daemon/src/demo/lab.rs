@@ -1,6 +1,8 @@
 //! Files of the laboratory: certificates, configuration, `lab.json`.
 
+use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use amtsbote_certs::{Folder, KeyKind, Purpose};
@@ -76,6 +78,23 @@ pub(super) fn make_certificates(dir: &Path, plan: &Plan) -> Result<Pki, DemoErro
     Ok(Pki { dvdv_client })
 }
 
+/// The address without what proves who we are.
+fn without_login(url: &Url) -> Url {
+    let mut plain = url.clone();
+    let stripped = plain.set_username("").is_ok() && plain.set_password(None).is_ok();
+    debug_assert!(
+        stripped || !url.has_host(),
+        "only addresses without a host refuse this, and they have no login"
+    );
+    plain
+}
+
+/// Writes a file that only its owner may read.
+fn write_secret(path: &Path, secret: &str) -> Result<(), DemoError> {
+    let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    open.and_then(|mut file| file.write_all(secret.as_bytes())).map_err(write_error(path))
+}
+
 /// Writes tables and configuration, and reads the configuration back as `serve` would.
 pub(super) fn write_configuration(
     dir: &Path,
@@ -102,16 +121,12 @@ pub(super) fn write_configuration(
          [log]\nlevel = \"warn\"\n"
     );
     if let Some(url) = rabbitmq {
-        let mut plain = url.clone();
-        // Credentials go into a file; failing to strip them from this URL only repeats them.
-        let stripped = plain.set_username("").and_then(|()| plain.set_password(None));
-        if stripped.is_err() {
-            plain = url.clone();
-        }
+        let plain = without_login(url);
         let (user, password) = login(url);
-        write("broker.password", &password)?;
+        write_secret(&dir.join("broker.password"), &password)?;
+        let user = toml::Value::String(user);
         text.push_str(&format!(
-            "\n[brokers.demo]\nurl = \"{plain}\"\nusername = \"{user}\"\npassword_file = \"broker.password\"\n"
+            "\n[brokers.demo]\nurl = \"{plain}\"\nusername = {user}\npassword_file = \"broker.password\"\n"
         ));
     }
     for (name, party) in PORTALS {
@@ -202,7 +217,7 @@ pub(super) fn describe(
     });
     if let Some(url) = rabbitmq {
         let queues: Vec<&String> = plan.departments.iter().filter_map(|one| one.queue.as_ref()).collect();
-        lab["amqp"] = json!({ "url": url.as_str(), "queues": queues });
+        lab["amqp"] = json!({ "url": without_login(url).as_str(), "queues": queues });
     }
     format!("{lab:#}\n")
 }

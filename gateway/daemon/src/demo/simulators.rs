@@ -64,10 +64,7 @@ impl Queues {
         for department in &plan.departments {
             if let Some(queue) = &department.queue {
                 let reader = QueueReader::open(&options, queue).await;
-                readers.push((
-                    department.account.clone(),
-                    reader.map_err(|what| problem(&department.account, what))?,
-                ));
+                readers.push((department.account.clone(), reader.map_err(DemoError::Broker)?));
             }
         }
         Ok(Self(readers))
