@@ -195,7 +195,11 @@ pub(crate) async fn receipt(
     At(id): At<MessageId>,
 ) -> Result<Response, Problem> {
     let stored = services.submissions.find(&caller.0, id).await.map_err(fault::submission)?;
-    let token = services.receipts.sign(Receipt::of(&stored)).await.map_err(|error| fault::seal(&error))?;
+    let token = services
+        .receipts
+        .sign(Receipt::of(&stored), services.clock.now())
+        .await
+        .map_err(|error| fault::seal(&error))?;
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/jose"))], token).into_response())
 }
 

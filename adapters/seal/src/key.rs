@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256};
-use const_oid::db::rfc5912;
+use const_oid::db::{rfc5280, rfc5912};
 use der::asn1::AnyRef;
 use der::{Any, Decode};
 use rustls_pki_types::pem::PemObject;
@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use spki::AlgorithmIdentifierOwned;
 use x509_cert::Certificate;
+use x509_cert::ext::pkix::{ExtendedKeyUsage, KeyUsage};
 
 /// Smallest RSA modulus (BSI TR-02102-1).
 const RSA_MIN_BITS: usize = 3072;
@@ -32,6 +33,12 @@ pub enum KeyError {
     /// RSA below 3072 bits.
     #[error("{path}: RSA keys need at least {RSA_MIN_BITS} bits")]
     Weak {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The certificate is not meant for seals.
+    #[error("{path}: a seal needs a certificate for digitalSignature, nonRepudiation and emailProtection")]
+    Usage {
         /// Which.
         path: PathBuf,
     },
@@ -63,6 +70,14 @@ pub(crate) struct SealKey {
 #[error("the key cannot sign")]
 pub(crate) struct CannotSign;
 
+/// Key usage and extended key usage, where the certificate restricts them (RFC 5280, 4.2.1.3 and 4.2.1.12).
+fn is_for_seals(leaf: &Certificate) -> bool {
+    let usage = leaf.tbs_certificate.get::<KeyUsage>().ok().flatten();
+    let extended = leaf.tbs_certificate.get::<ExtendedKeyUsage>().ok().flatten();
+    usage.is_none_or(|(_, usage)| usage.digital_signature() && usage.non_repudiation())
+        && extended.is_none_or(|(_, extended)| extended.0.contains(&rfc5280::ID_KP_EMAIL_PROTECTION))
+}
+
 impl SealKey {
     pub(crate) fn load(chain_path: &Path, key_path: &Path) -> Result<Self, KeyError> {
         let failed = |path: &Path, detail: String| KeyError::File { path: path.to_owned(), detail };
@@ -81,6 +96,9 @@ impl SealKey {
         let Some((_, leaf)) = chain.first() else {
             return Err(failed(chain_path, "no certificate in this file".to_owned()));
         };
+        if !is_for_seals(leaf) {
+            return Err(KeyError::Usage { path: chain_path.to_owned() });
+        }
         let pem = std::fs::read(key_path).map_err(|error| failed(key_path, error.to_string()))?;
         let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| failed(key_path, error.to_string()))?;
         let PrivateKeyDer::Pkcs8(pkcs8) = key else {
@@ -147,6 +165,14 @@ impl SealKey {
 
     pub(crate) fn fingerprint(&self) -> String {
         self.chain.first().map(|(der, _)| hex::encode(Sha256::digest(der))).unwrap_or_default()
+    }
+
+    /// Whether a signature made at a time would verify.
+    pub(crate) fn is_valid_at(&self, at: SystemTime) -> bool {
+        self.chain.first().is_some_and(|(_, leaf)| {
+            let validity = &leaf.tbs_certificate.validity;
+            (validity.not_before.to_system_time()..=validity.not_after.to_system_time()).contains(&at)
+        })
     }
 
     pub(crate) fn expires(&self) -> SystemTime {

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::SealRecord;
 use amtsbote_core::port::{Receipt, ReceiptSigner, SealError, SealRequest, Sealer};
 use arc_swap::ArcSwap;
@@ -41,6 +42,16 @@ impl Seal {
         Ok(())
     }
 
+    /// The key, if what it signs at a time will verify.
+    fn in_force(&self, at: Timestamp) -> Result<Arc<SealKey>, SealError> {
+        let key = self.0.load_full();
+        if key.is_valid_at(at.into()) {
+            Ok(key)
+        } else {
+            Err(SealError { reason: "the certificate of the seal is not valid at this time".to_owned() })
+        }
+    }
+
     /// When the certificate in force expires.
     pub fn expires(&self) -> SystemTime {
         self.0.load().expires()
@@ -56,7 +67,7 @@ async fn blocking<T: Send + 'static>(
 #[async_trait]
 impl Sealer for Seal {
     async fn seal(&self, request: SealRequest) -> Result<SealRecord, SealError> {
-        let key = self.0.load_full();
+        let key = self.in_force(request.at)?;
         blocking(move || {
             let signature = cades::sign(&key, request.document.as_bytes(), request.at)
                 .map_err(|error| SealError { reason: error.to_string() })?;
@@ -72,8 +83,8 @@ impl Sealer for Seal {
 
 #[async_trait]
 impl ReceiptSigner for Seal {
-    async fn sign(&self, receipt: Receipt) -> Result<String, SealError> {
-        let key = self.0.load_full();
+    async fn sign(&self, receipt: Receipt, at: Timestamp) -> Result<String, SealError> {
+        let key = self.in_force(at)?;
         blocking(move || receipt::sign(&key, &receipt)).await
     }
 }

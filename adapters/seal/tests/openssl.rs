@@ -77,7 +77,7 @@ async fn a_receipt_verifies_with_the_certificate_it_carries() {
                 sha256: Sha256Digest::of(DOCUMENT),
             }],
         };
-        let token = seal(folder.path(), kind).sign(receipt.clone()).await.unwrap();
+        let token = seal(folder.path(), kind).sign(receipt.clone(), noon()).await.unwrap();
         let header = decode_header(&token).unwrap();
         assert_eq!((header.alg, header.x5c.as_ref().unwrap().len()), (algorithm, 2));
         let public = Command::new("openssl")
@@ -97,6 +97,27 @@ async fn a_receipt_verifies_with_the_certificate_it_carries() {
         assert_eq!(decoded.claims, serde_json::to_value(&receipt).unwrap());
         assert_eq!(decoded.claims["parts"][0]["sha256"], Sha256Digest::of(DOCUMENT).to_string());
     }
+}
+
+#[tokio::test]
+async fn nothing_is_signed_outside_the_validity_of_the_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let seal = seal(folder.path(), KeyKind::P256);
+    let document = Sha256Digest::of(DOCUMENT);
+    let late = seal.expires() + std::time::Duration::from_secs(1);
+    for at in [late.try_into().unwrap(), "2001-01-01T00:00:00Z".parse().unwrap()] {
+        let refused = seal.seal(SealRequest { document, at }).await.unwrap_err();
+        assert!(refused.to_string().contains("not valid"), "{refused}");
+    }
+}
+
+#[test]
+fn a_certificate_for_other_purposes_is_no_seal() {
+    let folder = tempfile::tempdir().unwrap();
+    pki(folder.path()).add("client", &Purpose::Client, KeyKind::P256).unwrap();
+    let refused =
+        Seal::load(&folder.path().join("client.pem"), &folder.path().join("client.key")).err().unwrap();
+    assert!(matches!(refused, KeyError::Usage { .. }), "{refused}");
 }
 
 #[test]

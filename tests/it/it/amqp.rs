@@ -1,10 +1,12 @@
 //! Delivery to a real, private RabbitMQ.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use amtsbote_certs::{KeyKind, Purpose};
-use amtsbote_it::{Lab, METADATA, Options, run, sha256};
+use amtsbote_it::{Lab, METADATA, Options, part, run, sha256, text};
 use amtsbote_testkit::rabbitmq::{Rabbitmq, RabbitmqOptions};
 use base64::Engine as _;
 use futures::StreamExt as _;
@@ -13,6 +15,8 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties, Consumer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 fn broker_section(url: &str) -> String {
     format!(
@@ -249,4 +253,83 @@ async fn brokers_are_reached_over_mutual_tls() {
     reaches(&lab, &id, "delivered").await;
     let (_connection, mut consumer) = consumer(&broker, "dept.q").await;
     assert_eq!(next(&mut consumer).await.data, b"secret");
+}
+
+/// Stands between gateway and broker; breaks the connection as soon as some bytes have passed on to the broker.
+async fn breaking_proxy(broker: u16, at: &'static [u8]) -> u16 {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let broken = Arc::new(AtomicBool::new(false));
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = socket.accept().await.unwrap();
+            let mut far = TcpStream::connect(("127.0.0.1", broker)).await.unwrap();
+            let broken = Arc::clone(&broken);
+            tokio::spawn(async move {
+                let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+                loop {
+                    tokio::select! {
+                        read = near.read(&mut up) => {
+                            let Ok(read @ 1..) = read else { return };
+                            far.write_all(&up[..read]).await.unwrap();
+                            if up[..read].windows(at.len()).any(|window| window == at) && !broken.swap(true, Ordering::SeqCst) {
+                                // The broker reads what was written before it notices the end; no confirm comes back.
+                                far.shutdown().await.unwrap();
+                                while far.read(&mut down).await.is_ok_and(|read| read > 0) {}
+                                return;
+                            }
+                        }
+                        read = far.read(&mut down) => {
+                            let Ok(read @ 1..) = read else { return };
+                            near.write_all(&down[..read]).await.unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_confirm_that_is_lost_leads_to_a_marked_repetition() {
+    let options =
+        RabbitmqOptions { queues: vec![("dept.q".to_owned(), false)], ..RabbitmqOptions::default() };
+    let broker = Rabbitmq::start(&options).await;
+    let proxy = breaking_proxy(broker.port, b"<lost-confirm/>").await;
+    let lab = lab(&format!("amqp://127.0.0.1:{proxy}/%2f"), "amqp://main?queue=dept.q", "").await;
+    let id = lab.client("portal").submit("1", METADATA, b"<lost-confirm/>").await;
+    let events = reaches(&lab, &id, "delivered").await;
+    assert_eq!(last_failure(&events), "outcome-unknown");
+    let (_connection, mut consumer) = consumer(&broker, "dept.q").await;
+    let mut marks = Vec::new();
+    while marks.last() != Some(&json!(true)) {
+        let delivery = next(&mut consumer).await;
+        assert_eq!(delivery.data, b"<lost-confirm/>");
+        marks.push(header(&delivery, "amtsbote-redelivered"));
+    }
+    assert!(marks == [json!(true)] || marks == [json!(false), json!(true)], "{marks:?}");
+}
+
+#[tokio::test]
+async fn a_message_whose_references_fit_no_frame_is_dead_lettered_and_hurts_nobody() {
+    let options =
+        RabbitmqOptions { queues: vec![("dept.q".to_owned(), false)], ..RabbitmqOptions::default() };
+    let broker = Rabbitmq::start(&options).await;
+    let lab = lab(&plain(&broker), "amqp://main?queue=dept.q", "").await;
+    let portal = lab.client("portal");
+    let mut form = reqwest::multipart::Form::new()
+        .part("metadata", text(METADATA))
+        .part("document", part("a", "a/b", b"x"));
+    for n in 0..700 {
+        form = form.part("attachment", part(&format!("{n}{}", "x".repeat(100)), "application/pdf", b"x"));
+    }
+    let request = portal.request(reqwest::Method::POST, "/v1/submissions").header("Idempotency-Key", "many");
+    let many = portal.send(request.multipart(form)).await;
+    assert_eq!(many.status, 202, "{many:?}");
+    let events = reaches(&lab, many.json["id"].as_str().unwrap(), "dead").await;
+    assert_eq!(last_failure(&events), "too-large-for-broker");
+    let good = portal.submit("good", METADATA, b"good").await;
+    let events = reaches(&lab, &good, "delivered").await;
+    assert!(events.as_array().unwrap().iter().all(|event| event["event"] != "attempt-failed"), "{events:#}");
 }

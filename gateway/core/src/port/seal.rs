@@ -98,9 +98,9 @@ impl Receipt {
 /// Signs receipts as compact JWS with the certificate chain in `x5c`. Never blocks the async runtime. Cancel-safe.
 #[async_trait]
 pub trait ReceiptSigner: Send + Sync {
-    /// Signs one receipt.
+    /// Signs one receipt now.
     ///
     /// # Errors
-    /// When the key cannot be used.
-    async fn sign(&self, receipt: Receipt) -> Result<String, SealError>;
+    /// When the key cannot be used, or its certificate is not valid now.
+    async fn sign(&self, receipt: Receipt, now: Timestamp) -> Result<String, SealError>;
 }
