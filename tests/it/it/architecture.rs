@@ -179,3 +179,53 @@ fn each_direct_dependency_has_one_version() {
     let several: Vec<_> = required.into_iter().filter(|(_, versions)| versions.len() > 1).collect();
     assert!(several.is_empty(), "{several:?}");
 }
+
+/// Crates that are really built, by name with their versions.
+fn built() -> BTreeMap<String, BTreeSet<String>> {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--workspace", "--locked", "--offline", "--edges", "normal,build", "--prefix", "none"])
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let mut crates: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in String::from_utf8(tree.stdout).unwrap().lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(name), Some(version)) = (words.next(), words.next()) {
+            crates.entry(name.to_owned()).or_default().insert(version.trim_start_matches('v').to_owned());
+        }
+    }
+    crates
+}
+
+/// Entries of a list in `[bans]` of deny.toml.
+fn bans(list: &str) -> Vec<String> {
+    let file: toml::Table = include_str!("../../../deny.toml").parse().unwrap();
+    let entries = file["bans"][list].as_array().unwrap();
+    let without_wrappers = entries.iter().filter(|entry| entry.get("wrappers").is_none());
+    without_wrappers.map(|entry| entry["crate"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn banned_crates_are_not_built_and_every_double_is_explained() {
+    let built = built();
+    assert!(built.contains_key("rustls") && built.len() > 100);
+    for banned in bans("deny") {
+        assert!(!built.contains_key(&banned), "{banned} is banned in deny.toml");
+    }
+    let explained = bans("skip");
+    let mut needless: BTreeSet<&String> = explained.iter().collect();
+    for (name, versions) in built.iter().filter(|(_, versions)| versions.len() > 1) {
+        let (newest, older) = (versions.last().unwrap(), versions.iter().rev().skip(1));
+        for version in older {
+            let entry = explained.iter().find(|entry| {
+                entry.split_once('@').is_some_and(|(one, prefix)| {
+                    one == name && (version == prefix || version.starts_with(&format!("{prefix}.")))
+                })
+            });
+            let entry =
+                entry.unwrap_or_else(|| panic!("{name} {version} besides {newest} is not in deny.toml"));
+            needless.remove(entry);
+        }
+    }
+    assert!(needless.is_empty(), "no longer needed in deny.toml: {needless:?}");
+}
