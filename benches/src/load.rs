@@ -111,13 +111,24 @@ async fn client(
 pub async fn run(target: Target, clients: usize, size: usize, duration: Duration) -> anyhow::Result<Outcome> {
     let (target, body) = (Arc::new(target.clone()), body(&target.metadata, size));
     let tls = tls(&target)?;
+    crowd(clients, size, duration, |number, stop| {
+        client(Arc::clone(&target), tls.clone(), number, body.clone(), stop)
+    })
+    .await
+}
+
+/// Lets some clients work for a time. Each gets its number and a flag that tells it to stop.
+///
+/// # Errors
+/// The first error of a client.
+pub async fn crowd<F, W>(clients: usize, size: usize, duration: Duration, work: F) -> anyhow::Result<Outcome>
+where
+    F: Fn(usize, Arc<AtomicBool>) -> W,
+    W: Future<Output = anyhow::Result<Recorder>> + Send + 'static,
+{
     let stop = Arc::new(AtomicBool::new(false));
     let started = Instant::now();
-    let tasks: Vec<_> = (0..clients)
-        .map(|number| {
-            tokio::spawn(client(Arc::clone(&target), tls.clone(), number, body.clone(), Arc::clone(&stop)))
-        })
-        .collect();
+    let tasks: Vec<_> = (0..clients).map(|number| tokio::spawn(work(number, Arc::clone(&stop)))).collect();
     tokio::time::sleep(duration).await;
     stop.store(true, Ordering::Relaxed);
     let elapsed = started.elapsed();

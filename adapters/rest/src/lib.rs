@@ -4,6 +4,7 @@
 //! belongs to others answers exactly like what does not exist.
 
 mod caller;
+mod describe;
 mod fault;
 mod mailbox;
 mod metadata;

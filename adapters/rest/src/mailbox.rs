@@ -21,6 +21,7 @@ use utoipa::ToSchema;
 
 use crate::Services;
 use crate::caller::{At, Caller};
+use crate::describe::{LeaseHeader, LeaseProblems, MessagePath, NotFound};
 use crate::fault::{self, bad_request, not_found};
 use crate::metadata::ReplyTo;
 use crate::range;
@@ -217,9 +218,9 @@ pub(crate) async fn list(
 
 /// Look at one message
 #[utoipa::path(get, path = "/v1/mailbox/messages/{id}", tag = "departments", operation_id = "mailboxMessage",
-    params(("id" = String, Path, description = "urn:uuid:…")),
+    params(MessagePath),
     responses((status = 200, description = "The message", body = MailboxMessageView),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json")))]
+        NotFound))]
 pub(crate) async fn find(
     State(services): State<Arc<Services>>,
     caller: Caller,
@@ -247,10 +248,10 @@ async fn download(
 
 /// Download the document
 #[utoipa::path(get, path = "/v1/mailbox/messages/{id}/document", tag = "departments", operation_id = "document",
-    params(("id" = String, Path, description = "urn:uuid:…"), ("Range" = Option<String>, Header, nullable = false, description = "One range of bytes")),
+    params(MessagePath, ("Range" = Option<String>, Header, nullable = false, description = "One range of bytes")),
     responses((status = 200, description = "The document", content_type = "application/octet-stream"),
         (status = 206, description = "The range", content_type = "application/octet-stream"),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json"),
+        NotFound,
         (status = 410, description = "Removed after its retention", body = Problem, content_type = "application/problem+json"),
         (status = 416, description = "No such range", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn document(
@@ -264,10 +265,10 @@ pub(crate) async fn document(
 
 /// Download an attachment
 #[utoipa::path(get, path = "/v1/mailbox/messages/{id}/attachments/{n}", tag = "departments", operation_id = "attachment",
-    params(("id" = String, Path, description = "urn:uuid:…"), ("n" = u16, Path, description = "From 1"), ("Range" = Option<String>, Header, nullable = false, description = "One range of bytes")),
+    params(MessagePath, ("n" = u16, Path, description = "From 1"), ("Range" = Option<String>, Header, nullable = false, description = "One range of bytes")),
     responses((status = 200, description = "The attachment", content_type = "application/octet-stream"),
         (status = 206, description = "The range", content_type = "application/octet-stream"),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json"),
+        NotFound,
         (status = 410, description = "Removed after its retention", body = Problem, content_type = "application/problem+json"),
         (status = 416, description = "No such range", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn attachment(
@@ -284,9 +285,9 @@ pub(crate) async fn attachment(
 
 /// Download the gateway's seal over the document
 #[utoipa::path(get, path = "/v1/mailbox/messages/{id}/signature", tag = "departments", operation_id = "signature",
-    params(("id" = String, Path, description = "urn:uuid:…")),
+    params(MessagePath),
     responses((status = 200, description = "Detached CMS (CAdES-BES), DER", content_type = "application/pkcs7-signature"),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json")))]
+        NotFound))]
 pub(crate) async fn signature(
     State(services): State<Arc<Services>>,
     caller: Caller,
@@ -303,11 +304,9 @@ pub(crate) async fn signature(
 ///
 /// Repeating it with the same token succeeds without effect.
 #[utoipa::path(post, path = "/v1/mailbox/messages/{id}/acknowledge", tag = "departments", operation_id = "acknowledge",
-    params(("id" = String, Path, description = "urn:uuid:…"), ("Amtsbote-Lease" = String, Header, description = "The token")),
+    params(MessagePath, LeaseHeader),
     responses((status = 200, description = "Acknowledged", body = MessageState),
-        (status = 403, description = "Wrong token", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The lease has ended, or the message is finished", body = Problem, content_type = "application/problem+json")))]
+        LeaseProblems))]
 pub(crate) async fn acknowledge(
     State(services): State<Arc<Services>>,
     caller: Caller,
@@ -321,13 +320,11 @@ pub(crate) async fn acknowledge(
 
 /// Refuse a leased message for good; the sender is told why
 #[utoipa::path(post, path = "/v1/mailbox/messages/{id}/reject", tag = "departments", operation_id = "reject",
-    params(("id" = String, Path, description = "urn:uuid:…"), ("Amtsbote-Lease" = String, Header, description = "The token")),
+    params(MessagePath, LeaseHeader),
     request_body = RejectBody,
     responses((status = 200, description = "Rejected", body = MessageState),
         (status = 400, description = "Malformed", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Wrong token", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The lease has ended, or the message is finished", body = Problem, content_type = "application/problem+json")))]
+        LeaseProblems))]
 pub(crate) async fn reject(
     State(services): State<Arc<Services>>,
     caller: Caller,
@@ -345,11 +342,9 @@ pub(crate) async fn reject(
 
 /// Give a leased message back
 #[utoipa::path(post, path = "/v1/mailbox/messages/{id}/release", tag = "departments", operation_id = "release",
-    params(("id" = String, Path, description = "urn:uuid:…"), ("Amtsbote-Lease" = String, Header, description = "The token")),
+    params(MessagePath, LeaseHeader),
     responses((status = 200, description = "Available again", body = MessageState),
-        (status = 403, description = "Wrong token", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The lease has ended, or the message is finished", body = Problem, content_type = "application/problem+json")))]
+        LeaseProblems))]
 pub(crate) async fn release(
     State(services): State<Arc<Services>>,
     caller: Caller,
@@ -363,12 +358,12 @@ pub(crate) async fn release(
 
 /// Answer the sender, into its mailbox, in the same case
 #[utoipa::path(post, path = "/v1/mailbox/messages/{id}/replies", tag = "departments", operation_id = "reply",
-    params(("id" = String, Path, description = "urn:uuid:…"), ("Idempotency-Key" = String, Header, min_length = 1, max_length = 255, description = "Repeating with the same key and content never creates a second answer")),
+    params(MessagePath, ("Idempotency-Key" = String, Header, min_length = 1, max_length = 255, description = "Repeating with the same key and content never creates a second answer")),
     request_body(content = SubmissionForm, content_type = "multipart/form-data"),
     responses((status = 202, description = "Durably received", body = SubmissionView),
         (status = 200, description = "Received before under this key; the original answer", body = SubmissionView),
         (status = 400, description = "Incomplete or malformed", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json"),
+        NotFound,
         (status = 409, description = "The key was used for other content", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "Too large", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn reply(

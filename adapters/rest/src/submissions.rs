@@ -23,6 +23,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::Services;
 use crate::caller::{At, Caller};
+use crate::describe::{MessagePath, NotFound};
 use crate::fault::{self, bad_request};
 use crate::upload::{self, MetadataPart, Upload};
 use crate::view::{self, ProcessCardView, SubmissionLine, SubmissionPage, SubmissionView};
@@ -157,9 +158,9 @@ pub(crate) async fn submit(
 
 /// Follow a submission
 #[utoipa::path(get, path = "/v1/submissions/{id}", tag = "portals", operation_id = "submission",
-    params(("id" = String, Path, description = "urn:uuid:…")),
+    params(MessagePath),
     responses((status = 200, description = "Where it stands", body = SubmissionView),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json")))]
+        NotFound))]
 pub(crate) async fn find(
     State(services): State<Arc<Services>>,
     caller: Caller,
@@ -171,9 +172,9 @@ pub(crate) async fn find(
 
 /// Read the ProcessCard of a submission
 #[utoipa::path(get, path = "/v1/submissions/{id}/events", tag = "portals", operation_id = "submissionEvents",
-    params(("id" = String, Path, description = "urn:uuid:…")),
+    params(MessagePath),
     responses((status = 200, description = "Everything that happened", body = ProcessCardView),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json")))]
+        NotFound))]
 pub(crate) async fn events(
     State(services): State<Arc<Services>>,
     caller: Caller,
@@ -185,9 +186,9 @@ pub(crate) async fn events(
 
 /// Get the signed receipt of a submission
 #[utoipa::path(get, path = "/v1/submissions/{id}/receipt", tag = "portals", operation_id = "submissionReceipt",
-    params(("id" = String, Path, description = "urn:uuid:…")),
+    params(MessagePath),
     responses((status = 200, description = "Compact JWS with the certificate chain in x5c", body = String, content_type = "application/jose"),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json"),
+        NotFound,
         (status = 503, description = "The gateway cannot sign now", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn receipt(
     State(services): State<Arc<Services>>,
@@ -205,9 +206,9 @@ pub(crate) async fn receipt(
 
 /// Withdraw a submission that was not handed out yet
 #[utoipa::path(delete, path = "/v1/submissions/{id}", tag = "portals", operation_id = "cancelSubmission",
-    params(("id" = String, Path, description = "urn:uuid:…")),
+    params(MessagePath),
     responses((status = 200, description = "Withdrawn", body = SubmissionView),
-        (status = 404, description = "Unknown, or not yours", body = Problem, content_type = "application/problem+json"),
+        NotFound,
         (status = 409, description = "Too late, with the reason", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn cancel(
     State(services): State<Arc<Services>>,

@@ -5,10 +5,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use amtsbote_benches::load::crowd;
 use amtsbote_benches::result::{Outcome, Recorder};
 use amtsbote_core::port::{Accepted, MessageStore};
 use amtsbote_core::route::ChannelKind;
@@ -20,25 +21,6 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOpti
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use tokio::sync::oneshot;
-
-/// Runs one loop per client until the time is over; each loop returns its recorder.
-async fn crowd<F, W>(clients: usize, size: usize, duration: Duration, work: F) -> anyhow::Result<Outcome>
-where
-    F: Fn(usize, Arc<AtomicBool>) -> W,
-    W: Future<Output = anyhow::Result<Recorder>> + Send + 'static,
-{
-    let stop = Arc::new(AtomicBool::new(false));
-    let started = Instant::now();
-    let tasks: Vec<_> = (0..clients).map(|number| tokio::spawn(work(number, Arc::clone(&stop)))).collect();
-    tokio::time::sleep(duration).await;
-    stop.store(true, Ordering::Relaxed);
-    let elapsed = started.elapsed();
-    let mut recorder = Recorder::default();
-    for task in tasks {
-        recorder.merge(&task.await??);
-    }
-    Ok(recorder.outcome(clients, size, elapsed))
-}
 
 /// A log that appends whatever has queued up and syncs once per group.
 pub(crate) struct RawLog;

@@ -447,6 +447,13 @@ pub async fn answer(reply: Response) -> Answer {
     Answer { status, json: serde_json::from_slice(&body).unwrap_or_default() }
 }
 
+/// Whether OpenSSL takes the file `signature` for a CAdES signature of the laboratory's seal over a file.
+pub fn verifies(lab: &Lab, content: &str) -> bool {
+    let arguments = ["cms", "-verify", "-cades", "-binary", "-inform", "DER", "-content", content];
+    let files = ["-in", "signature", "-CAfile", "pki/seal-ca.pem", "-out", "/dev/null"];
+    run(&lab.path(""), "openssl", &[arguments.as_slice(), &files].concat()).status.success()
+}
+
 /// Runs a program to its end in a folder.
 pub fn run(folder: &Path, program: &str, arguments: &[&str]) -> std::process::Output {
     std::process::Command::new(program).args(arguments).current_dir(folder).output().unwrap()

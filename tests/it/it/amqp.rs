@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use amtsbote_certs::{KeyKind, Purpose};
-use amtsbote_it::{Lab, METADATA, Options, part, run, sha256, text};
+use amtsbote_it::{Lab, METADATA, Options, part, sha256, text, verifies};
 use amtsbote_testkit::rabbitmq::{Rabbitmq, RabbitmqOptions};
 use base64::Engine as _;
 use futures::StreamExt as _;
@@ -118,23 +118,7 @@ async fn a_message_reaches_a_queue_with_everything_a_department_needs() {
     let signature = base64::engine::general_purpose::STANDARD.decode(signature.as_str().unwrap()).unwrap();
     std::fs::write(lab.path("document"), &delivery.data).unwrap();
     std::fs::write(lab.path("signature"), signature).unwrap();
-    let arguments = [
-        "cms",
-        "-verify",
-        "-cades",
-        "-binary",
-        "-inform",
-        "DER",
-        "-content",
-        "document",
-        "-in",
-        "signature",
-        "-CAfile",
-        "pki/seal-ca.pem",
-        "-out",
-        "/dev/null",
-    ];
-    assert!(run(&lab.path(""), "openssl", &arguments).status.success());
+    assert!(verifies(&lab, "document"));
     let events = reaches(&lab, &id, "delivered").await;
     assert!(
         events.as_array().unwrap().iter().any(|event| event["proof"] == "confirmed by broker main"),

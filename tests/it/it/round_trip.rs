@@ -1,6 +1,6 @@
 //! A submission travels from portal to department and back.
 
-use amtsbote_it::{Lab, METADATA, Options, part, run, sha256, text};
+use amtsbote_it::{Lab, METADATA, Options, part, run, sha256, text, verifies};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -53,13 +53,8 @@ async fn submit_lease_download_verify_acknowledge() {
     let signature = department.bytes(message["signature"].as_str().unwrap()).await;
     std::fs::write(lab.path("document"), &document).unwrap();
     std::fs::write(lab.path("signature"), signature).unwrap();
-    let verify = |content: &str| {
-        let arguments = ["cms", "-verify", "-cades", "-binary", "-inform", "DER", "-content", content];
-        let files = ["-in", "signature", "-CAfile", "pki/seal-ca.pem", "-out", "/dev/null"];
-        run(&lab.path(""), "openssl", &[arguments.as_slice(), &files].concat()).status.success()
-    };
     std::fs::write(lab.path("changed"), &document[1..]).unwrap();
-    assert!(verify("document") && !verify("changed"));
+    assert!(verifies(&lab, "document") && !verifies(&lab, "changed"));
 
     let state = portal.get(&location).await;
     assert_eq!(state.json["state"], "fetched");
