@@ -439,6 +439,8 @@ impl Committer {
         if let Err(error) = self.tail.append(bodies) {
             return Err(self.judge(write_error("appending to the journal", error)));
         }
+        let header = crate::frame::HEADER as u64;
+        self.shared.journal_grew(bodies.iter().map(|body| header + body.length).sum());
         self.tail
             .sync()
             .map_err(|error| self.stop(&StoreError::Io { doing: "syncing the journal", source: error }))

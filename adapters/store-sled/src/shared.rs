@@ -43,6 +43,7 @@ pub(crate) struct Shared {
     spoiled: Mutex<BTreeSet<u32>>,
     quarantined: AtomicU64,
     full: AtomicBool,
+    journal_bytes: AtomicU64,
     observer: Box<dyn StoreObserver>,
 }
 
@@ -62,6 +63,7 @@ impl Shared {
             spoiled: Mutex::default(),
             quarantined: AtomicU64::new(quarantined),
             full: AtomicBool::new(false),
+            journal_bytes: AtomicU64::new(0),
             observer,
         }
     }
@@ -85,6 +87,19 @@ impl Shared {
             }
         }
         room
+    }
+
+    /// Bytes of all segments: counted as they are written, measured when segments go.
+    pub(crate) fn journal_bytes(&self) -> u64 {
+        self.journal_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn journal_grew(&self, bytes: u64) {
+        self.journal_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn journal_measured(&self, bytes: u64) {
+        self.journal_bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn is_full(&self) -> bool {

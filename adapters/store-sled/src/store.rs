@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -46,7 +45,6 @@ pub(crate) struct Inner {
     pub(crate) quarantine: Quarantine,
     payloads: Arc<Payloads>,
     requests: Sender<Request>,
-    journal_bytes: AtomicU64,
 }
 
 /// An embedded store in one folder. Dropping it commits what was asked for and takes a checkpoint.
@@ -81,7 +79,6 @@ impl SledStore {
             quarantine: Quarantine::of(root),
             payloads,
             requests,
-            journal_bytes: AtomicU64::new(0),
         });
         inner.judge_payload_files()?;
         inner.measure();
@@ -131,7 +128,7 @@ impl Inner {
                 .sum()
         });
         if let Ok(bytes) = sizes {
-            self.journal_bytes.store(bytes, Ordering::Relaxed);
+            self.shared.journal_measured(bytes);
         }
     }
 
@@ -419,7 +416,7 @@ impl MessageStore for SledStore {
         StoreStatus {
             stopped: self.inner.shared.stopped(),
             full: self.inner.shared.is_full(),
-            journal_bytes: self.inner.journal_bytes.load(Ordering::Relaxed),
+            journal_bytes: self.inner.shared.journal_bytes(),
             index_lag: self.inner.index.lag(),
             quarantined: self.inner.shared.quarantined(),
         }

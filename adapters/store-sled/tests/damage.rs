@@ -339,6 +339,7 @@ async fn space_returns_when_messages_are_done_and_nothing_else_is_lost() {
     let ids = fill_segments(&store, &document).await;
     let size = || journal_size(folder.path());
     assert!(size() > 130 << 20);
+    assert_eq!(store.status().journal_bytes, size());
     let kept: Vec<MessageId> = ids.iter().copied().step_by(40).collect();
     for id in ids.iter().filter(|id| !kept.contains(id)) {
         apply(&store, *id, Input::Cancel { account: "portal".parse().unwrap() }).await;
@@ -347,6 +348,7 @@ async fn space_returns_when_messages_are_done_and_nothing_else_is_lost() {
     store.forget(ids[1..20].to_vec()).await.unwrap();
     store.reclaim(noon()).await.unwrap();
     assert!(size() < 50 << 20, "{}", size());
+    assert_eq!(store.status().journal_bytes, size());
     drop(store);
     // Also when everything is rebuilt from what is left of the journal.
     for rebuild in [false, true] {

@@ -163,6 +163,7 @@ async fn the_demo_delivers_everything() {
             Some("submitted=35 delivered=35 acknowledged=35 lost=0"),
             "{output}"
         );
+        assert!(output.contains(" over mailbox\n"), "{output}");
     }
     let lab: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(folder.path().join("lab/lab.json")).unwrap()).unwrap();

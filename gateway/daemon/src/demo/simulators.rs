@@ -258,7 +258,7 @@ impl World {
                 "routed" => format!(
                     "to {} over {}",
                     event["route"]["organization"]["name"].as_str().unwrap_or_default(),
-                    event["route"]["destination"]["channel"].as_str().unwrap_or_default()
+                    event["route"]["channel"].as_str().unwrap_or_default()
                 ),
                 "sealed" => event["algorithm"].as_str().unwrap_or_default().to_owned(),
                 "leased" => format!(
