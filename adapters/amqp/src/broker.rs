@@ -1,5 +1,6 @@
 //! One broker: a connection made when needed, channels with one message in flight each, rest after failures.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
@@ -10,8 +11,8 @@ use std::time::Duration;
 use amtsbote_core::Timestamp;
 use amtsbote_core::port::Clock;
 use amtsbote_tls::ClientConfig;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::ShortString;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 use lapin::{AsyncTcpStream, Channel, Confirmation, Connection, ConnectionProperties};
 use tokio::sync::{Mutex, Semaphore};
@@ -74,6 +75,8 @@ pub struct BrokerOptions {
     pub tls: Option<Arc<ClientConfig>>,
     /// Login.
     pub login: Login,
+    /// Whether queues are declared (durable, quorum) before the first message; otherwise they have to exist.
+    pub declare_queues: bool,
 }
 
 impl BrokerOptions {
@@ -81,7 +84,7 @@ impl BrokerOptions {
     pub fn plain(host: &str, port: u16, vhost: &str) -> Self {
         let login =
             Login::Password { username: "guest".to_owned(), password: Secret::new("guest".to_owned()) };
-        Self { host: host.to_owned(), port, vhost: vhost.to_owned(), tls: None, login }
+        Self { host: host.to_owned(), port, vhost: vhost.to_owned(), tls: None, login, declare_queues: false }
     }
 
     fn uri(&self) -> AMQPUri {
@@ -134,6 +137,8 @@ pub(crate) struct Live {
     pub(crate) connection: Connection,
     socket: Arc<StdMutex<Option<TcpStream>>>,
     idle: StdMutex<Vec<Channel>>,
+    /// Queues declared over this connection.
+    declared: StdMutex<BTreeSet<String>>,
     /// Set when we ended the connection; the library notices later.
     ended: AtomicBool,
 }
@@ -227,7 +232,14 @@ impl Broker {
         }
         let id = publication.id.clone();
         let cut = CutUnlessAnswered(Some(&live));
-        let exchanged = tokio::time::timeout(CONFIRM, exchange_one(&live, exchange, key, publication)).await;
+        let declare = self.options.declare_queues && target.exchange.is_empty();
+        let exchanging = async {
+            if declare {
+                declare_once(&live, &key).await?;
+            }
+            exchange_one(&live, exchange, key, publication).await
+        };
+        let exchanged = tokio::time::timeout(CONFIRM, exchanging).await;
         match exchanged {
             Ok(Ok((channel, confirmation))) => {
                 cut.answered();
@@ -306,9 +318,13 @@ pub(crate) async fn connect(options: &BrokerOptions, name: &str) -> Result<Live,
         properties,
     );
     match tokio::time::timeout(CONNECT, connecting).await {
-        Ok(Ok(connection)) => {
-            Ok(Live { connection, socket, idle: StdMutex::default(), ended: AtomicBool::new(false) })
-        }
+        Ok(Ok(connection)) => Ok(Live {
+            connection,
+            socket,
+            idle: StdMutex::default(),
+            declared: StdMutex::default(),
+            ended: AtomicBool::new(false),
+        }),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => {
             if let Some(socket) = socket.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -318,6 +334,24 @@ pub(crate) async fn connect(options: &BrokerOptions, name: &str) -> Result<Live,
             Err("no answer in time".to_owned())
         }
     }
+}
+
+/// Declares a quorum queue, once per connection. On a channel of its own, because a refusal closes the channel.
+async fn declare_once(live: &Live, queue: &ShortString) -> Result<(), lapin::Error> {
+    let known = || live.declared.lock().unwrap_or_else(PoisonError::into_inner);
+    if known().contains(queue.as_str()) {
+        return Ok(());
+    }
+    let channel = live.connection.create_channel().await?;
+    declare_queue(&channel, queue.clone()).await?;
+    known().insert(queue.as_str().to_owned());
+    channel.close(200, "declared".into()).await
+}
+
+pub(crate) async fn declare_queue(channel: &Channel, queue: ShortString) -> Result<(), lapin::Error> {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString(LongString::from("quorum")));
+    channel.queue_declare(queue, QueueDeclareOptions::durable(), arguments).await.map(drop)
 }
 
 async fn exchange_one(

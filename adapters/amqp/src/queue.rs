@@ -1,11 +1,11 @@
 //! The other side, for laboratories and the demo: makes a queue and reads from it.
 
 use futures::StreamExt as _;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions};
+use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 
-use crate::broker::{BrokerOptions, Live, connect};
+use crate::broker::{BrokerOptions, Live, connect, declare_queue};
 
 /// A message as a department system sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,12 +34,7 @@ impl QueueReader {
         let live = connect(options, "reader").await?;
         let failed = |error: lapin::Error| error.to_string();
         let channel = live.connection.create_channel().await.map_err(failed)?;
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString(LongString::from("quorum")));
-        channel
-            .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)
-            .await
-            .map_err(failed)?;
+        declare_queue(&channel, queue.into()).await.map_err(failed)?;
         let consumer = channel
             .basic_consume(
                 queue.into(),

@@ -1,5 +1,5 @@
-//! What core needs from the outside, in core's words. One trait and its error per file; every adapter of a port runs the
-//! contract suite of the port in the test kit.
+//! What core needs from the outside, in core's words. One trait and its error per file. Stores run the contract suite
+//! of the test kit; the doubles there show what the other ports promise.
 
 mod channel;
 mod clock;

@@ -56,6 +56,8 @@ pub struct BrokerConfig {
     pub tls: Option<BrokerTls>,
     /// How to log in; the password is read when connecting is set up.
     pub login: LoginConfig,
+    /// Whether queues are declared.
+    pub declare_queues: bool,
 }
 
 /// TLS to a broker.

@@ -270,6 +270,7 @@ fn build_broker(name: &str, config: &BrokerConfig) -> Result<BrokerOptions, Star
         vhost: config.vhost.clone(),
         tls,
         login: config.login.load().map_err(|error| failed(&error))?,
+        declare_queues: config.declare_queues,
     })
 }
 

@@ -190,6 +190,22 @@ async fn a_broker_that_goes_down_gets_everything_once_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_queue_is_declared_where_the_operator_wants_it() {
+    let broker = Rabbitmq::start(&RabbitmqOptions::default()).await;
+    let lab = lab(&plain(&broker), "amqp://main?queue=new.q", "declare_queues = true\n").await;
+    for n in 0..3 {
+        let id = lab.client("portal").submit(&n.to_string(), METADATA, b"<antrag/>").await;
+        reaches(&lab, &id, "delivered").await;
+    }
+    let queues = broker.control(&["list_queues", "name", "type"]).await;
+    assert!(queues.contains("new.q\tquorum"), "{queues}");
+    let (_connection, mut consumer) = consumer(&broker, "new.q").await;
+    for _ in 0..3 {
+        next(&mut consumer).await;
+    }
+}
+
+#[tokio::test]
 async fn a_blocked_broker_is_left_alone_until_it_recovers() {
     let options =
         RabbitmqOptions { queues: vec![("dept.q".to_owned(), false)], ..RabbitmqOptions::default() };

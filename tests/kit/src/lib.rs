@@ -1,5 +1,5 @@
-//! In-memory ports, fault wrappers, contract suites, private services. A test double here satisfies the contract of its port,
-//! proven by the same suite as the real adapter.
+//! In-memory ports, contract suites, private services, driven clocks. The store in memory satisfies the contract of its port,
+//! proven by the same suite as the real one.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 

@@ -330,6 +330,7 @@ fn broker(mut section: Section<'_>, findings: &mut Findings) -> Option<BrokerCon
         (section.optional_path(findings, "certificate"), section.optional_path(findings, "key"));
     let (username, password) =
         (section.text(findings, "username"), section.optional_path(findings, "password_file"));
+    let declare_queues = section.flag(findings, "declare_queues", false);
     let url = url?;
     let secure = url.scheme() == "amqps";
     if !matches!(url.scheme(), "amqp" | "amqps") || url.host_str().is_none() {
@@ -380,6 +381,7 @@ fn broker(mut section: Section<'_>, findings: &mut Findings) -> Option<BrokerCon
         vhost: percent_encoding::percent_decode_str(vhost).decode_utf8_lossy().into_owned(),
         tls,
         login: login?,
+        declare_queues,
     })
 }
 
