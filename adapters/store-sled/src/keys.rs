@@ -174,19 +174,28 @@ fn from_sortable(bytes: &[u8]) -> Option<Timestamp> {
     Timestamp::from_millisecond(raw.cast_signed()).ok()
 }
 
-fn order(class: Priority, deadline: Option<Timestamp>, id: MessageId) -> Vec<u8> {
-    let class = match class {
-        Priority::High => 0_u8,
+fn class_byte(class: Priority) -> u8 {
+    match class {
+        Priority::High => 0,
         Priority::Normal => 1,
-    };
+    }
+}
+
+fn order(class: Priority, deadline: Option<Timestamp>, id: MessageId) -> Vec<u8> {
+    let class = class_byte(class);
     let deadline = deadline.map_or([0xff; 8], sortable);
     [[class].as_slice(), &deadline, id.as_bytes()].concat()
 }
 
 /// Prefix of everything ready for one destination.
-fn ready_prefix(destination: &Destination) -> Vec<u8> {
+pub(crate) fn ready_prefix(destination: &Destination) -> Vec<u8> {
     [b"r", destination.channel.as_str().as_bytes(), b"/", destination.organization.as_str().as_bytes(), b"\0"]
         .concat()
+}
+
+/// First key of a class among everything ready for one destination.
+pub(crate) fn ready_from(destination: &Destination, class: Priority) -> Vec<u8> {
+    [ready_prefix(destination).as_slice(), &[class_byte(class)]].concat()
 }
 
 pub(crate) fn mailbox_prefix(mailbox: &str) -> Vec<u8> {

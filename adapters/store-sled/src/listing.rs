@@ -3,7 +3,9 @@
 use amtsbote_core::Timestamp;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
-use amtsbote_core::port::{Cursor, HeadEntry, StoreError, SubmissionFilter, WorkItem};
+use amtsbote_core::message::Priority;
+use amtsbote_core::port::{Cursor, HeadEntry, StoreError, SubmissionFilter, Timer};
+use amtsbote_core::route::Destination;
 
 use crate::committer::index_failed;
 use crate::keys::{self, Head};
@@ -41,34 +43,45 @@ impl Inner {
         &self,
         after: Option<MessageId>,
         limit: usize,
-    ) -> Result<Vec<WorkItem>, StoreError> {
+    ) -> Result<Vec<MessageId>, StoreError> {
         let from = after.map_or(b"p".to_vec(), |id| [b"p", id.as_bytes().as_slice(), b"\0"].concat());
-        let found = ids(&self.keys(&from, b"q", limit)?)?;
-        Ok(found.into_iter().map(|id| WorkItem { id, due: None, destination: None }).collect())
+        ids(&self.keys(&from, b"q", limit)?)
     }
 
-    pub(crate) fn timers(&self, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
-        let item = |key: Vec<u8>| {
-            let due = Some(keys::due_of(&key).map_err(garbled)?);
-            Ok(WorkItem { id: keys::id_of(&key).map_err(garbled)?, due, destination: None })
+    pub(crate) fn timers(&self, limit: usize) -> Result<Vec<Timer>, StoreError> {
+        let timer = |key: Vec<u8>| {
+            let due = keys::due_of(&key).map_err(garbled)?;
+            Ok(Timer { id: keys::id_of(&key).map_err(garbled)?, due })
         };
-        self.keys(b"t", b"u", limit)?.into_iter().map(item).collect()
+        self.keys(b"t", b"u", limit)?.into_iter().map(timer).collect()
     }
 
-    pub(crate) fn ready(&self, share: usize, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
-        let mut items = Vec::new();
-        let mut from = b"r".to_vec();
+    pub(crate) fn waiting_destinations(
+        &self,
+        after: Option<&Destination>,
+        limit: usize,
+    ) -> Result<Vec<Destination>, StoreError> {
+        let mut found = Vec::new();
+        let mut from = after.map_or(b"r".to_vec(), |one| behind(&keys::ready_prefix(one)));
         // From the first key of one destination straight to the first key of the next.
-        while items.len() < limit
+        while found.len() < limit
             && let Some(key) = self.keys(&from, b"s", 1)?.pop()
         {
             let (prefix, destination) = keys::destination_of(&key).map_err(garbled)?;
             from = behind(prefix);
-            for id in ids(&self.keys(prefix, &from, share.min(limit - items.len()))?)? {
-                items.push(WorkItem { id, due: None, destination: Some(destination.clone()) });
-            }
+            found.push(destination);
         }
-        Ok(items)
+        Ok(found)
+    }
+
+    pub(crate) fn ready(
+        &self,
+        destination: &Destination,
+        from: Priority,
+        limit: usize,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        let prefix = keys::ready_prefix(destination);
+        ids(&self.keys(&keys::ready_from(destination, from), &behind(&prefix), limit)?)
     }
 
     pub(crate) fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {

@@ -11,11 +11,12 @@ use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, EventKind};
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
-use amtsbote_core::message::{IntakeKey, PartNumber, Sha256Digest};
+use amtsbote_core::message::{IntakeKey, PartNumber, Priority, Sha256Digest};
 use amtsbote_core::port::{
     Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
-    PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage, SubmissionFilter, WorkItem,
+    PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage, SubmissionFilter, Timer,
 };
+use amtsbote_core::route::Destination;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -358,16 +359,31 @@ impl MessageStore for SledStore {
         }
     }
 
-    async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
+    async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<MessageId>, StoreError> {
         self.reading(move |inner| inner.to_prepare(after, limit)).await
     }
 
-    async fn timers(&self, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
+    async fn timers(&self, limit: usize) -> Result<Vec<Timer>, StoreError> {
         self.reading(move |inner| inner.timers(limit)).await
     }
 
-    async fn ready(&self, share: usize, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
-        self.reading(move |inner| inner.ready(share, limit)).await
+    async fn waiting_destinations(
+        &self,
+        after: Option<&Destination>,
+        limit: usize,
+    ) -> Result<Vec<Destination>, StoreError> {
+        let after = after.cloned();
+        self.reading(move |inner| inner.waiting_destinations(after.as_ref(), limit)).await
+    }
+
+    async fn ready(
+        &self,
+        destination: &Destination,
+        from: Priority,
+        limit: usize,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        let destination = destination.clone();
+        self.reading(move |inner| inner.ready(&destination, from, limit)).await
     }
 
     async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {

@@ -13,20 +13,23 @@ use jiff::Timestamp;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::{Input, Placement, RetryPolicy, State};
+use crate::delivery::{Input, Placement, State};
 use crate::id::MessageId;
 use crate::mailbox::add;
-use crate::port::{
-    Channel, Clock, Entropy, MessageStore, Observation, Observer, Sealer, StoreError, WorkItem,
-};
-use crate::route::{ChannelKind, Router};
+use crate::message::Priority;
+use crate::port::{Channel, Clock, Entropy, MessageStore, Observation, Observer, Sealer, StoreError, Timer};
+use crate::route::{ChannelKind, Destination, Router};
 use crate::wake::Wake;
 
 mod attempt;
+mod lanes;
 mod prepare;
 mod retention;
 
+pub use lanes::{DestinationPolicy, Policies};
 pub use retention::Retention;
+
+use lanes::Lanes;
 
 /// How the engine works.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,12 +38,10 @@ pub struct EngineOptions {
     pub prepare_concurrency: usize,
     /// Attempts at the same time, over all destinations.
     pub attempt_concurrency: usize,
-    /// Attempts at the same time to one destination.
-    pub destination_concurrency: usize,
     /// How long an attempt may take before it counts as lost.
     pub attempt_lease: Duration,
-    /// When a failed attempt is repeated.
-    pub retry: RetryPolicy,
+    /// How destinations are served.
+    pub policies: Policies,
     /// How often the directory is asked for an open route.
     pub route_retry: Duration,
     /// How long a route may stay open.
@@ -56,9 +57,8 @@ impl Default for EngineOptions {
         Self {
             prepare_concurrency: 32,
             attempt_concurrency: 64,
-            destination_concurrency: 16,
             attempt_lease: Duration::from_secs(60),
-            retry: RetryPolicy::default(),
+            policies: Policies::default(),
             route_retry: Duration::from_secs(30),
             route_max_wait: Duration::from_secs(24 * 3600),
             recheck_after: Duration::from_secs(600),
@@ -101,12 +101,14 @@ const REST: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Timers looked at in one round.
 const TIMER_BATCH: usize = 256;
+/// Destinations read from the store at a time.
+const DESTINATION_PAGE: usize = 64;
 
 /// What a task works on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Job {
     Prepare(MessageId),
-    Attempt(MessageId),
+    Attempt(MessageId, Destination),
 }
 
 /// Work in flight; owned by the loop, no locks.
@@ -116,6 +118,7 @@ struct InFlight {
     jobs: HashMap<tokio::task::Id, Job>,
     preparing: BTreeSet<MessageId>,
     attempting: BTreeSet<MessageId>,
+    lanes: Lanes,
     cursor: Option<MessageId>,
 }
 
@@ -188,10 +191,10 @@ impl Engine {
             // While everything is held new work changes nothing; the heartbeat notices the release.
             () = self.ports.wake.on_work(), if !held => {}
             () = timer => {}
-            Some(done) = flight.tasks.join_next_with_id() => settled.push(flight.settle(done)),
+            Some(done) = flight.tasks.join_next_with_id() => settled.push(flight.settle(done, self.ports.clock.now())),
         }
         while let Some(done) = flight.tasks.try_join_next_with_id() {
-            settled.push(flight.settle(done));
+            settled.push(flight.settle(done, self.ports.clock.now()));
         }
         for one in &settled {
             if let Settled::Died(id) = one
@@ -216,8 +219,8 @@ impl Engine {
             return Ok(next);
         }
         self.start_preparing(flight).await?;
-        self.start_attempts(flight).await?;
-        Ok(next)
+        let paced = self.start_attempts(flight).await?;
+        Ok([next, paced].into_iter().flatten().min())
     }
 
     async fn start_preparing(self: &Arc<Self>, flight: &mut InFlight) -> Result<(), StoreError> {
@@ -230,7 +233,7 @@ impl Engine {
         // Behind the last item the next look starts from the front again, where slow ones and late comers are.
         let whole = items.len() < window;
         let mut started = 0;
-        for WorkItem { id, .. } in items {
+        for id in items {
             if started == free {
                 break;
             }
@@ -248,64 +251,127 @@ impl Engine {
         Ok(())
     }
 
-    async fn start_attempts(self: &Arc<Self>, flight: &mut InFlight) -> Result<(), StoreError> {
-        let free = self.options.attempt_concurrency.saturating_sub(flight.attempting.len());
-        if free == 0 {
-            return Ok(());
-        }
-        let items = self.ports.store.ready(self.options.destination_concurrency, free).await?;
-        for WorkItem { id, .. } in items {
-            if flight.attempting.insert(id) {
-                let engine = Arc::clone(self);
-                let task = flight.tasks.spawn(async move { engine.attempt(id).await });
-                flight.jobs.insert(task.id(), Job::Attempt(id));
+    /// Gives free slots to the destinations with due work, in turns. Returns when a destination that is paced may go on.
+    async fn start_attempts(
+        self: &Arc<Self>,
+        flight: &mut InFlight,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let mut free = self.options.attempt_concurrency.saturating_sub(flight.attempting.len());
+        let (mut paced, mut seen) = (None, BTreeSet::new());
+        let (mut after, mut wrapped) = (flight.lanes.cursor.clone(), flight.lanes.cursor.is_none());
+        while free > 0 {
+            let page = self.ports.store.waiting_destinations(after.as_ref(), DESTINATION_PAGE).await?;
+            let last = page.len() < DESTINATION_PAGE;
+            for destination in page {
+                if free == 0 || !seen.insert(destination.clone()) {
+                    return Ok(paced);
+                }
+                let policy = self.options.policies.of(&destination);
+                match flight.lanes.room(&destination, policy, self.ports.clock.now()) {
+                    Ok(room) => {
+                        let started = self.start_some(flight, &destination, room.min(free)).await?;
+                        free -= started;
+                        if started > 0 {
+                            flight.lanes.cursor = Some(destination.clone());
+                        }
+                    }
+                    Err(until) => paced = [paced, until].into_iter().flatten().min(),
+                }
+                after = Some(destination);
+            }
+            match (last, wrapped) {
+                (true, true) => break,
+                (true, false) => (after, wrapped) = (None, true),
+                (false, _) => {}
             }
         }
-        Ok(())
+        Ok(paced)
+    }
+
+    /// Starts up to `room` attempts at a destination, in its order; one of eight picks goes to the lower class.
+    async fn start_some(
+        self: &Arc<Self>,
+        flight: &mut InFlight,
+        destination: &Destination,
+        room: usize,
+    ) -> Result<usize, StoreError> {
+        let policy = self.options.policies.of(destination);
+        // Those that were started a moment ago may still be listed.
+        let listed = room + policy.concurrency;
+        let all = self.ports.store.ready(destination, Priority::High, listed).await?;
+        let mut normal = None;
+        let mut started = 0;
+        while started < room {
+            let due = |flight: &InFlight, ids: &[MessageId]| {
+                ids.iter().copied().find(|id| !flight.attempting.contains(id))
+            };
+            let mut pick = None;
+            if flight.lanes.is_normal_turn(destination) {
+                let ids = match &normal {
+                    Some(ids) => ids,
+                    None => {
+                        normal.insert(self.ports.store.ready(destination, Priority::Normal, listed).await?)
+                    }
+                };
+                pick = due(flight, ids);
+            }
+            let Some(id) = pick.or_else(|| due(flight, &all)) else { break };
+            flight.attempting.insert(id);
+            flight.lanes.begin(destination, policy, self.ports.clock.now());
+            let engine = Arc::clone(self);
+            let task = flight.tasks.spawn(async move { engine.attempt(id).await });
+            flight.jobs.insert(task.id(), Job::Attempt(id, destination.clone()));
+            started += 1;
+        }
+        Ok(started)
     }
 
     /// Moves everything that is due. Returns when the next timer fires, at once if there are more.
     async fn fire_timers(&self) -> Result<Option<Timestamp>, StoreError> {
         let now = self.ports.clock.now();
-        let first = self.ports.store.timers(1).await?.pop().and_then(|item| item.due);
+        let first = self.ports.store.timers(1).await?.pop().map(|timer| timer.due);
         if first.is_none_or(|first| first > now) {
             self.ports.observer.record(Observation::Scheduled { lag: Duration::ZERO, at: now });
             return Ok(first);
         }
         let items = self.ports.store.timers(TIMER_BATCH).await?;
         let full = items.len() == TIMER_BATCH;
-        let (due, later): (Vec<WorkItem>, Vec<WorkItem>) =
-            items.into_iter().partition(|item| item.due.is_some_and(|due| due <= now));
-        let overdue =
-            due.first().and_then(|item| item.due).map(|first| now.duration_since(first).unsigned_abs());
+        let (due, later): (Vec<Timer>, Vec<Timer>) = items.into_iter().partition(|timer| timer.due <= now);
+        let overdue = due.first().map(|first| now.duration_since(first.due).unsigned_abs());
         self.ports.observer.record(Observation::Scheduled { lag: overdue.unwrap_or_default(), at: now });
         let mut mail = false;
-        for item in due {
-            let Some(delivery) = self.ports.store.head(item.id).await? else { continue };
+        for Timer { id, .. } in due {
+            let Some(delivery) = self.ports.store.head(id).await? else { continue };
             let input = match delivery.state {
-                State::Attempting { .. } => self.lost(item.id, &delivery),
+                State::Attempting { .. } => self.lost(id, &delivery),
                 _ => Input::Due,
             };
-            let next = self.step(item.id, &delivery, input).await?;
+            let next = self.step(id, &delivery, input).await?;
             mail |= next.is_some_and(|next| matches!(next.placement(), Placement::Available { .. }));
         }
         if mail {
             self.ports.wake.mail();
         }
-        Ok(later.first().and_then(|item| item.due).or(full.then_some(now)))
+        Ok(later.first().map(|timer| timer.due).or(full.then_some(now)))
     }
 }
 
+/// A task that has ended, with its result.
+type Done = Result<(tokio::task::Id, Result<(), StoreError>), JoinError>;
+
 impl InFlight {
     /// Gives the slot back.
-    fn settle(&mut self, done: Result<(tokio::task::Id, Result<(), StoreError>), JoinError>) -> Settled {
+    fn settle(&mut self, done: Done, now: Timestamp) -> Settled {
         let task = done.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
         let job = self.jobs.remove(&task);
-        match job {
-            Some(Job::Prepare(id)) => self.preparing.remove(&id),
-            Some(Job::Attempt(id)) => self.attempting.remove(&id),
-            None => false,
-        };
+        match &job {
+            Some(Job::Prepare(id)) => drop(self.preparing.remove(id)),
+            Some(Job::Attempt(id, destination)) => {
+                self.attempting.remove(id);
+                self.lanes.end(destination, now);
+            }
+            None => {}
+        }
         match (done, job) {
             (Ok((_, Ok(()))), _) => Settled::Well,
             (Ok((_, Err(error))), job) => {
@@ -322,7 +388,7 @@ impl InFlight {
                 );
                 match job {
                     Some(Job::Prepare(id)) => Settled::Died(id),
-                    Some(Job::Attempt(_)) | None => Settled::Rest,
+                    Some(Job::Attempt(..)) | None => Settled::Rest,
                 }
             }
         }

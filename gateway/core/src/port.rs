@@ -17,5 +17,5 @@ pub use observe::{IntakeOutcome, Observation, Observer, Silent};
 pub use seal::{Receipt, ReceiptPart, ReceiptSigner, SealError, SealRequest, Sealer};
 pub use store::{
     Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
-    PayloadWriter, Staged, StagedFile, StoreError, StoreStatus, StoredMessage, SubmissionFilter, WorkItem,
+    PayloadWriter, Staged, StagedFile, StoreError, StoreStatus, StoredMessage, SubmissionFilter, Timer,
 };

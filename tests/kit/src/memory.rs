@@ -10,8 +10,9 @@ use amtsbote_core::key::PartyId;
 use amtsbote_core::message::{IntakeKey, Message, PartNumber, Priority, Sha256Digest};
 use amtsbote_core::port::{
     Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
-    PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage, SubmissionFilter, WorkItem,
+    PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage, SubmissionFilter, Timer,
 };
+use amtsbote_core::route::Destination;
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -174,45 +175,46 @@ impl MessageStore for MemoryStore {
         Ok(Some(Box::new(MemoryReader((!bytes.is_empty()).then_some(bytes)))))
     }
 
-    async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
-        let found = self.placed(|placement| *placement == Placement::Prepare);
-        let found = found.into_iter().filter(|(id, _)| after.is_none_or(|after| *id > after)).take(limit);
-        Ok(found.map(|(id, _)| WorkItem { id, due: None, destination: None }).collect())
+    async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<MessageId>, StoreError> {
+        let found = self.placed(|placement| *placement == Placement::Prepare).into_iter().map(|(id, _)| id);
+        Ok(found.filter(|id| after.is_none_or(|after| *id > after)).take(limit).collect())
     }
 
-    async fn timers(&self, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
-        let mut found: Vec<WorkItem> = self
-            .deliveries()
-            .into_iter()
-            .filter_map(|(id, delivery)| match delivery.placement() {
-                Placement::Timer { due } => Some(WorkItem { id, due: Some(due), destination: None }),
-                _ => None,
-            })
-            .collect();
-        found.sort_by_key(|item| (item.due, item.id));
+    async fn timers(&self, limit: usize) -> Result<Vec<Timer>, StoreError> {
+        let timer = |(id, delivery): (MessageId, Delivery)| match delivery.placement() {
+            Placement::Timer { due } => Some(Timer { id, due }),
+            _ => None,
+        };
+        let mut found: Vec<Timer> = self.deliveries().into_iter().filter_map(timer).collect();
+        found.sort_by_key(|timer| (timer.due, timer.id));
         found.truncate(limit);
         Ok(found)
     }
 
-    async fn ready(&self, share: usize, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
-        let mut queues: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (id, delivery) in self.deliveries() {
-            if let Placement::Ready { destination, .. } = delivery.placement() {
-                queues.entry(destination).or_default().push((order(&delivery, id), id));
-            }
-        }
-        let mut found = Vec::new();
-        for (destination, mut queue) in queues {
-            queue.sort();
-            let items = queue.into_iter().take(share);
-            found.extend(items.map(|(_, id)| WorkItem {
-                id,
-                due: None,
-                destination: Some(destination.clone()),
-            }));
-        }
-        found.truncate(limit);
-        Ok(found)
+    async fn waiting_destinations(
+        &self,
+        after: Option<&Destination>,
+        limit: usize,
+    ) -> Result<Vec<Destination>, StoreError> {
+        let waiting = |(_, delivery): (MessageId, Delivery)| match delivery.placement() {
+            Placement::Ready { destination, .. } => Some(destination),
+            _ => None,
+        };
+        let all: BTreeSet<Destination> = self.deliveries().into_iter().filter_map(waiting).collect();
+        Ok(all.into_iter().filter(|one| after.is_none_or(|after| one > after)).take(limit).collect())
+    }
+
+    async fn ready(
+        &self,
+        destination: &Destination,
+        from: Priority,
+        limit: usize,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        let ready = |placement: &Placement| matches!(placement, Placement::Ready { destination: one, class, .. } if one == destination && *class >= from);
+        let mut found: Vec<_> =
+            self.placed(ready).into_iter().map(|(id, delivery)| (order(&delivery, id), id)).collect();
+        found.sort();
+        Ok(found.into_iter().take(limit).map(|(_, id)| id).collect())
     }
 
     async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {

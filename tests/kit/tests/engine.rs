@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amtsbote_core::account::{Account, LocalChannel};
-use amtsbote_core::delivery::{DeadReason, EventKind, SealRecord, State};
-use amtsbote_core::engine::{Engine, EngineOptions, EnginePorts, Retention};
+use amtsbote_core::delivery::{DeadReason, EventKind, Input, SealRecord, State};
+use amtsbote_core::engine::{DestinationPolicy, Engine, EngineOptions, EnginePorts, Policies, Retention};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::mailbox::{LeaseRequest, Mailboxes};
-use amtsbote_core::message::Sha256Digest;
-use amtsbote_core::port::{Clock, Directory, MessageStore, SealError, SealRequest, Sealer, Silent};
+use amtsbote_core::message::{Priority, Sha256Digest};
+use amtsbote_core::port::{Change, Clock, Directory, MessageStore, SealError, SealRequest, Sealer, Silent};
 use amtsbote_core::route::{ChannelKind, Endpoint, Router};
 use amtsbote_core::wake::Wake;
 use amtsbote_testkit::channel::{Act, FakeChannel};
 use amtsbote_testkit::directory::FakeDirectory;
 use amtsbote_testkit::memory::MemoryStore;
-use amtsbote_testkit::samples::{Acceptances, DEPARTMENT, OFFICE, accounts, metadata, tables};
+use amtsbote_testkit::samples::{Acceptances, DEPARTMENT, OFFICE, accounts, metadata, seal, tables};
 use amtsbote_testkit::seal::FakeSealer;
 use amtsbote_testkit::seeded::SeededEntropy;
 use amtsbote_testkit::time::{PausedClock, noon};
@@ -72,6 +72,27 @@ impl Lab {
             samples: Acceptances::default(),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// Accepts messages for an organisation, sealed and ready.
+    async fn queue(&self, organization: &str, priority: Priority, count: usize) -> Vec<MessageId> {
+        let route = amtsbote_testkit::samples::route(organization, ChannelKind::Amqp);
+        let mut ids = Vec::new();
+        for n in 0..count {
+            let mut metadata = metadata();
+            metadata.priority = priority;
+            let key = format!("{organization}-{priority:?}-{n}");
+            let acceptance = self.samples.make(&key, metadata, b"<antrag/>", Some(&route));
+            let id = acceptance.message.id;
+            drop(self.store.accept(acceptance).await.unwrap());
+            let before = self.store.head(id).await.unwrap().unwrap();
+            let next = before.apply(Input::Sealed(seal()), noon()).unwrap();
+            let change =
+                Change { id, expected: before.version, delivery: next.delivery, events: next.events };
+            self.store.commit(vec![change]).await.unwrap();
+            ids.push(id);
+        }
+        ids
     }
 
     async fn accept(&self, key: &str, channel: ChannelKind) -> MessageId {
@@ -206,12 +227,11 @@ async fn a_route_is_looked_up_again_before_a_late_attempt() {
         5,
         Duration::from_secs(86_400),
     );
-    let options = EngineOptions {
-        recheck_after: Duration::from_secs(60),
-        retry: retry.unwrap(),
-        ..EngineOptions::default()
-    };
-    let lab = Lab::new(channel, sealer(), options.clone());
+    let usual = DestinationPolicy { retry: retry.unwrap(), ..DestinationPolicy::default() };
+    let policies = Policies { usual, ..Policies::default() };
+    let options =
+        EngineOptions { recheck_after: Duration::from_secs(60), policies, ..EngineOptions::default() };
+    let lab = Lab::new(channel, sealer(), options);
     let open = lab.samples.make("1", metadata(), b"<antrag/>", None);
     let id = open.message.id;
     drop(lab.store.accept(open).await.unwrap());
@@ -228,4 +248,60 @@ async fn a_route_is_looked_up_again_before_a_late_attempt() {
     lab.directory.list(OFFICE, endpoint(QUEUE));
     lab.run(Duration::from_secs(130)).await;
     assert_eq!(lab.state(id).await, State::Delivered);
+}
+
+fn limited(concurrency: usize, rate: Option<u32>) -> EngineOptions {
+    let rate = rate.and_then(std::num::NonZeroU32::new);
+    let usual = DestinationPolicy { concurrency, rate, ..DestinationPolicy::default() };
+    let policies = Policies { usual, ..Policies::default() };
+    EngineOptions { attempt_concurrency: 8, policies, ..EngineOptions::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_hangs_holds_no_more_than_its_own_slots() {
+    let stuck = Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::new()));
+    let hanging = Arc::clone(&stuck);
+    let channel = FakeChannel::scripted(move |id, _| match hanging.lock().unwrap().contains(&id) {
+        true => Act::Hang,
+        false => Act::Take,
+    });
+    let lab = Lab::new(channel, sealer(), limited(4, None));
+    let hanging = lab.queue("wgb:000000000001", Priority::Normal, 100).await;
+    stuck.lock().unwrap().extend(hanging.iter().copied());
+    let quiet = lab.queue("wgb:000000000002", Priority::Normal, 100).await;
+    // Far less than the lease of a hanging attempt.
+    lab.run(Duration::from_secs(2)).await;
+    let arrived = lab.channel.seen();
+    let of = |ids: &[MessageId]| arrived.iter().filter(|seen| ids.contains(&seen.id)).count();
+    assert_eq!((of(&hanging), of(&quiet)), (4, 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn destinations_with_due_work_take_turns() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), limited(100, None));
+    let flood = lab.queue("wgb:000000000001", Priority::Normal, 300).await;
+    let mut quiet = Vec::new();
+    for n in 2..6 {
+        quiet.extend(lab.queue(&format!("wgb:00000000000{n}"), Priority::Normal, 5).await);
+    }
+    lab.run(Duration::from_secs(5)).await;
+    let arrived: Vec<MessageId> = lab.channel.seen().iter().map(|seen| seen.id).collect();
+    assert_eq!(arrived.len(), 320);
+    let before_last_quiet = arrived.iter().position(|id| quiet.last() == Some(id)).unwrap();
+    let flood_before = arrived[..before_last_quiet].iter().filter(|id| flood.contains(id)).count();
+    // Each of the quiet ones waits for at most one quantum of the flood per turn of its own.
+    assert!(flood_before <= 16 * 6, "{flood_before} of the flood came before the last of the quiet ones");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_is_kept_and_the_normal_class_does_not_starve() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), limited(100, Some(10)));
+    let high = lab.queue("wgb:000000000001", Priority::High, 60).await;
+    let normal = lab.queue("wgb:000000000001", Priority::Normal, 20).await;
+    lab.run(Duration::from_millis(4_500)).await;
+    let arrived = lab.channel.seen();
+    assert!((40..=55).contains(&arrived.len()), "{} in four and a half seconds", arrived.len());
+    let of = |ids: &[MessageId]| arrived.iter().filter(|seen| ids.contains(&seen.id)).count();
+    assert_eq!(of(&normal), arrived.len() / 8, "one of eight");
+    assert_eq!(of(&high), arrived.len() - arrived.len() / 8);
 }

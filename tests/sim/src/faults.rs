@@ -9,11 +9,12 @@ use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{DeadReason, Delivery, FailureReason, State};
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
-use amtsbote_core::message::{IntakeKey, PartNumber};
+use amtsbote_core::message::{IntakeKey, PartNumber, Priority};
 use amtsbote_core::port::{
     Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
-    PayloadWriter, StoreError, StoreStatus, StoredMessage, SubmissionFilter, WorkItem,
+    PayloadWriter, StoreError, StoreStatus, StoredMessage, SubmissionFilter, Timer,
 };
+use amtsbote_core::route::Destination;
 use amtsbote_testkit::memory::MemoryStore;
 use async_trait::async_trait;
 use rand::rngs::StdRng;
@@ -194,16 +195,29 @@ impl MessageStore for FaultyStore {
         self.inner.open_part(id, part, offset).await
     }
 
-    async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
+    async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<MessageId>, StoreError> {
         self.inner.to_prepare(after, limit).await
     }
 
-    async fn timers(&self, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
+    async fn timers(&self, limit: usize) -> Result<Vec<Timer>, StoreError> {
         self.inner.timers(limit).await
     }
 
-    async fn ready(&self, share: usize, limit: usize) -> Result<Vec<WorkItem>, StoreError> {
-        self.inner.ready(share, limit).await
+    async fn waiting_destinations(
+        &self,
+        after: Option<&Destination>,
+        limit: usize,
+    ) -> Result<Vec<Destination>, StoreError> {
+        self.inner.waiting_destinations(after, limit).await
+    }
+
+    async fn ready(
+        &self,
+        destination: &Destination,
+        from: Priority,
+        limit: usize,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        self.inner.ready(destination, from, limit).await
     }
 
     async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use amtsbote_core::account::{AccountBook, LocalChannel};
 use amtsbote_core::delivery::{EventKind, Face, FailureClass, RetryPolicy, State};
-use amtsbote_core::engine::{Engine, EngineOptions, EnginePorts, Retention};
+use amtsbote_core::engine::{DestinationPolicy, Engine, EngineOptions, EnginePorts, Policies, Retention};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::intake::{Admission, Intake, Submission};
 use amtsbote_core::mailbox::{LeaseRequest, Mailboxes};
@@ -311,12 +311,15 @@ fn ended(state: &State, pull: bool) -> bool {
 fn options() -> EngineOptions {
     let seconds = Duration::from_secs;
     let days = |days: u64| seconds(days * 24 * 3600);
+    let retry = RetryPolicy::try_new(seconds(1), 2.0, seconds(60), 0.5, 60, days(3)).expect("a valid policy");
     EngineOptions {
         prepare_concurrency: 4,
         attempt_concurrency: 6,
-        destination_concurrency: 4,
         attempt_lease: seconds(20),
-        retry: RetryPolicy::try_new(seconds(1), 2.0, seconds(60), 0.5, 60, days(3)).expect("a valid policy"),
+        policies: Policies {
+            usual: DestinationPolicy { concurrency: 4, retry, ..DestinationPolicy::default() },
+            ..Policies::default()
+        },
         route_retry: seconds(5),
         route_max_wait: days(1),
         recheck_after: seconds(600),

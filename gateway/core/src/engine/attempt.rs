@@ -135,11 +135,14 @@ impl Engine {
         retry_after: Option<Duration>,
     ) -> Result<Timestamp, DeadReason> {
         let now = self.ports.clock.now();
+        let policies = &self.options.policies;
+        let policy =
+            delivery.destination.as_ref().map_or(&policies.usual, |destination| policies.of(destination));
         let age = now.duration_since(delivery.received_at).unsigned_abs();
-        let delay = self.options.retry.delay(delivery.attempts, retry_after, self.ports.entropy.as_ref());
-        if delivery.attempts >= self.options.retry.max_attempts() {
+        let delay = policy.retry.delay(delivery.attempts, retry_after, self.ports.entropy.as_ref());
+        if delivery.attempts >= policy.retry.max_attempts() {
             Err(DeadReason::AttemptsExhausted { last })
-        } else if age + delay > self.options.retry.max_age() {
+        } else if age + delay > policy.retry.max_age() {
             Err(DeadReason::TooOld { last })
         } else {
             Ok(add(now, delay))

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::delivery::{Delivery, Event, SealRecord};
 use crate::id::{LeaseId, MessageId};
 use crate::key::{AccountName, CaseId, PartyId};
-use crate::message::{IntakeKey, Message, PartNumber, Sha256Digest};
+use crate::message::{IntakeKey, Message, PartNumber, Priority, Sha256Digest};
 use crate::route::{Destination, Route};
 
 /// Writes the payload of a submission that is not accepted yet. Dropped without [`PayloadWriter::finish`], it leaves nothing.
@@ -178,15 +178,13 @@ pub struct HeadEntry {
     pub delivery: Delivery,
 }
 
-/// Something to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkItem {
+/// A message that waits for a point in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timer {
     /// Which message.
     pub id: MessageId,
-    /// When it became due, for timers.
-    pub due: Option<Timestamp>,
-    /// Where it goes, for messages that are ready.
-    pub destination: Option<Destination>,
+    /// When it is due.
+    pub due: Timestamp,
 }
 
 /// Which of an account's submissions.
@@ -299,19 +297,35 @@ pub trait MessageStore: Send + Sync {
     ///
     /// # Errors
     /// When the store is sick.
-    async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<WorkItem>, StoreError>;
+    async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<MessageId>, StoreError>;
 
     /// Timers, the most overdue first, also those that lie in the future.
     ///
     /// # Errors
     /// When the store is sick.
-    async fn timers(&self, limit: usize) -> Result<Vec<WorkItem>, StoreError>;
+    async fn timers(&self, limit: usize) -> Result<Vec<Timer>, StoreError>;
 
-    /// Messages ready for an attempt: at most `share` of every destination, in the order of the destination.
+    /// Destinations with messages that are ready for an attempt, each once, after `after` in an order of the store's own that does
+    /// not change.
     ///
     /// # Errors
     /// When the store is sick.
-    async fn ready(&self, share: usize, limit: usize) -> Result<Vec<WorkItem>, StoreError>;
+    async fn waiting_destinations(
+        &self,
+        after: Option<&Destination>,
+        limit: usize,
+    ) -> Result<Vec<Destination>, StoreError>;
+
+    /// Messages ready for an attempt at a destination: class, deadline, acceptance. Begins with the first of class `from`.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    async fn ready(
+        &self,
+        destination: &Destination,
+        from: Priority,
+        limit: usize,
+    ) -> Result<Vec<MessageId>, StoreError>;
 
     /// Items free in a mailbox, in the order of handing out: class, deadline, acceptance.
     ///

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use amtsbote_core::account::{Account, Credential, LocalChannel, Role};
 use amtsbote_core::delivery::RetryPolicy;
-use amtsbote_core::engine::{EngineOptions, Retention};
+use amtsbote_core::engine::{DestinationPolicy, EngineOptions, Policies, Retention};
 use amtsbote_dvdv::EntryPath;
 use amtsbote_http::Limits;
 use amtsbote_rest::RestLimits;
@@ -67,7 +67,9 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     let engine_section = root.section(findings, "engine");
     let recheck_after = directory.as_ref().map_or(600 * SECOND, |directory| directory.fresh);
     let (engine, hold, drain) = engine(engine_section, findings);
-    let engine = EngineOptions { retry, retention, route_retry, route_max_wait, recheck_after, ..engine };
+    let usual = DestinationPolicy { retry, ..engine.policies.usual };
+    let policies = Policies { usual, special: BTreeMap::new() };
+    let engine = EngineOptions { policies, retention, route_retry, route_max_wait, recheck_after, ..engine };
     let inline_max = amqp(root.section(findings, "amqp"), findings);
     let brokers = brokers(&mut root, findings);
     let log = log(root.section(findings, "log"), findings);
@@ -281,9 +283,6 @@ fn retention(mut section: Section<'_>, findings: &mut Findings) -> Retention {
             "keep records at least as long as payloads",
         );
     }
-    if interval.is_zero() {
-        section.issue(findings, "interval", "is zero", "write at least \"1s\"");
-    }
     section.close(findings);
     Retention { payload, record, interval }
 }
@@ -295,8 +294,8 @@ fn engine(mut section: Section<'_>, findings: &mut Findings) -> (EngineOptions, 
     };
     let prepare_concurrency = size(&mut section, "prepare_concurrency", default.prepare_concurrency);
     let attempt_concurrency = size(&mut section, "attempt_concurrency", default.attempt_concurrency);
-    let destination_concurrency =
-        size(&mut section, "destination_concurrency", default.destination_concurrency);
+    let usual = DestinationPolicy::default();
+    let concurrency = size(&mut section, "destination_concurrency", usual.concurrency);
     let attempt_lease = section.duration(findings, "attempt_lease", default.attempt_lease);
     let hold = section.flag(findings, "hold", false);
     let drain = section.duration(findings, "drain", 20 * SECOND);
@@ -304,7 +303,7 @@ fn engine(mut section: Section<'_>, findings: &mut Findings) -> (EngineOptions, 
     let options = EngineOptions {
         prepare_concurrency,
         attempt_concurrency,
-        destination_concurrency,
+        policies: Policies { usual: DestinationPolicy { concurrency, ..usual }, ..Policies::default() },
         attempt_lease,
         ..default
     };

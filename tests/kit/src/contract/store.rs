@@ -1,5 +1,6 @@
 //! Contract of `MessageStore`. A store is opened on a folder, so that it can be opened again after a "crash".
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,11 +8,11 @@ use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, Face, Input, Placement, Transition};
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
-use amtsbote_core::message::PartNumber;
+use amtsbote_core::message::{PartNumber, Priority};
 use amtsbote_core::port::{
-    Acceptance, Accepted, Change, CommitError, MessageStore, StoreError, SubmissionFilter,
+    Acceptance, Accepted, Change, CommitError, MessageStore, StoreError, SubmissionFilter, Timer,
 };
-use amtsbote_core::route::ChannelKind;
+use amtsbote_core::route::{ChannelKind, Destination};
 use bytes::Bytes;
 
 use crate::samples::{Acceptances, OFFICE, PORTAL, intake_key, metadata, seal};
@@ -47,7 +48,7 @@ pub async fn in_memory_rules(open: StoreFactory<'_>) {
     let (_folder, store) = run("mailbox");
     a_mailbox_has_its_order(store.as_ref()).await;
     let (_folder, store) = run("share");
-    every_destination_gets_its_share(store.as_ref()).await;
+    destinations_are_listed_once_and_have_their_order(store.as_ref()).await;
     let (_folder, store) = run("list");
     submissions_are_listed_newest_first(store.as_ref()).await;
     let (_folder, store) = run("retention");
@@ -186,34 +187,33 @@ async fn commits_compare_versions_and_are_atomic(store: &dyn MessageStore) {
 
 async fn queues_follow_the_placement(store: &dyn MessageStore) {
     let samples = Acceptances::default();
-    let ids =
-        |items: Vec<amtsbote_core::port::WorkItem>| items.into_iter().map(|item| item.id).collect::<Vec<_>>();
     let push = accept(store, samples.routed("push", b"1", ChannelKind::Amqp)).await;
     let pull = accept(store, samples.routed("pull", b"2", ChannelKind::Mailbox)).await;
-    assert_eq!(ids(store.to_prepare(None, 10).await.unwrap()), [push, pull]);
-    assert_eq!(ids(store.to_prepare(Some(push), 10).await.unwrap()), [pull]);
-    assert_eq!(ids(store.to_prepare(None, 1).await.unwrap()), [push]);
+    assert_eq!(store.to_prepare(None, 10).await.unwrap(), [push, pull]);
+    assert_eq!(store.to_prepare(Some(push), 10).await.unwrap(), [pull]);
+    assert_eq!(store.to_prepare(None, 1).await.unwrap(), [push]);
 
     apply(store, push, Input::Sealed(seal()), noon()).await;
     apply(store, pull, Input::Sealed(seal()), noon()).await;
     assert!(store.to_prepare(None, 10).await.unwrap().is_empty());
-    let ready = store.ready(10, 10).await.unwrap();
-    assert_eq!(ready[0].destination.as_ref().unwrap().channel, ChannelKind::Amqp);
-    assert_eq!(ids(ready), [push]);
+    let [destination] = store.waiting_destinations(None, 10).await.unwrap().try_into().unwrap();
+    assert_eq!(destination.channel, ChannelKind::Amqp);
+    assert_eq!(store.ready(&destination, Priority::High, 10).await.unwrap(), [push]);
 
     apply(store, push, Input::StartAttempt { until: later(60) }, noon()).await;
     apply(store, pull, lease(1, later(30)), noon()).await;
-    assert!(store.ready(10, 10).await.unwrap().is_empty());
+    assert!(store.waiting_destinations(None, 10).await.unwrap().is_empty());
+    assert!(store.ready(&destination, Priority::High, 10).await.unwrap().is_empty());
     let office: PartyId = OFFICE.parse().unwrap();
     assert!(store.mailbox(&office, 10).await.unwrap().is_empty());
     let timers = store.timers(10).await.unwrap();
-    assert_eq!(timers.iter().map(|item| item.due.unwrap()).collect::<Vec<_>>(), [later(30), later(60)]);
+    assert_eq!(timers.iter().map(|timer| timer.due).collect::<Vec<_>>(), [later(30), later(60)]);
     assert_eq!(store.leased(LeaseId::generate(&SeededEntropy::new(1))).await.unwrap(), [pull]);
 
     apply(store, pull, Input::Due, later(30)).await;
     assert_eq!(store.mailbox(&office, 10).await.unwrap(), [pull]);
     assert!(store.leased(LeaseId::generate(&SeededEntropy::new(1))).await.unwrap().is_empty());
-    assert_eq!(ids(store.timers(10).await.unwrap()), [push]);
+    assert_eq!(store.timers(10).await.unwrap(), [Timer { id: push, due: later(60) }]);
 }
 
 async fn a_mailbox_has_its_order(store: &dyn MessageStore) {
@@ -245,19 +245,36 @@ async fn a_mailbox_has_its_order(store: &dyn MessageStore) {
     );
 }
 
-async fn every_destination_gets_its_share(store: &dyn MessageStore) {
+async fn destinations_are_listed_once_and_have_their_order(store: &dyn MessageStore) {
     let samples = Acceptances::default();
-    for n in 0..30 {
-        let organization = if n < 25 { "wgb:000000000001" } else { "wgb:000000000002" };
-        let route = crate::samples::route(organization, ChannelKind::Amqp);
-        let id = accept(store, samples.make(&format!("{n}"), metadata(), b"x", Some(&route))).await;
+    let mut queues: BTreeMap<Destination, Vec<(u8, MessageId)>> = BTreeMap::new();
+    for n in 0..30_u8 {
+        let organization = format!("wgb:00000000000{}", n % 5);
+        let route = crate::samples::route(&organization, ChannelKind::Amqp);
+        let mut metadata = metadata();
+        let high = n % 3 == 0;
+        metadata.priority = if high { Priority::High } else { Priority::Normal };
+        let id = accept(store, samples.make(&format!("{n}"), metadata, b"x", Some(&route))).await;
         apply(store, id, Input::Sealed(seal()), noon()).await;
+        queues.entry(route.destination).or_default().push((u8::from(!high), id));
     }
-    let ready = store.ready(4, 100).await.unwrap();
-    let of = |key: &str| {
-        ready.iter().filter(|item| item.destination.as_ref().unwrap().organization.as_str() == key).count()
-    };
-    assert_eq!((of("wgb:000000000001"), of("wgb:000000000002")), (4, 4));
+    let mut listed = Vec::new();
+    while let page = store.waiting_destinations(listed.last(), 2).await.unwrap()
+        && !page.is_empty()
+    {
+        assert!(page.len() <= 2);
+        listed.extend(page);
+    }
+    assert_eq!(listed.len(), 5);
+    for destination in listed {
+        let mut queue = queues.remove(&destination).unwrap();
+        queue.sort();
+        let ids = |from: usize| queue[from..].iter().map(|(_, id)| *id).collect::<Vec<_>>();
+        let high = queue.iter().filter(|(class, _)| *class == 0).count();
+        assert_eq!(store.ready(&destination, Priority::High, 99).await.unwrap(), ids(0));
+        assert_eq!(store.ready(&destination, Priority::High, 2).await.unwrap(), ids(0)[..2]);
+        assert_eq!(store.ready(&destination, Priority::Normal, 99).await.unwrap(), ids(high));
+    }
 }
 
 async fn submissions_are_listed_newest_first(store: &dyn MessageStore) {
