@@ -16,7 +16,7 @@ use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, ItemState, Placement};
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::message::{IntakeKey, Priority, Sha256Digest};
-use amtsbote_core::route::{ChannelKind, Destination};
+use amtsbote_core::route::Destination;
 use sha2::{Digest, Sha256};
 
 use crate::frame::Position;
@@ -189,8 +189,7 @@ fn order(class: Priority, deadline: Option<Timestamp>, id: MessageId) -> Vec<u8>
 
 /// Prefix of everything ready for one destination.
 pub(crate) fn ready_prefix(destination: &Destination) -> Vec<u8> {
-    [b"r", destination.channel.as_str().as_bytes(), b"/", destination.organization.as_str().as_bytes(), b"\0"]
-        .concat()
+    [b"r", destination.to_string().as_bytes(), b"\0"].concat()
 }
 
 /// First key of a class among everything ready for one destination.
@@ -255,18 +254,8 @@ pub(crate) fn due_of(key: &[u8]) -> Result<Timestamp, Garbled> {
 pub(crate) fn destination_of(key: &[u8]) -> Result<(&[u8], Destination), Garbled> {
     let end = key.iter().position(|byte| *byte == 0).ok_or(Garbled)?;
     let text = std::str::from_utf8(key.get(1..end).ok_or(Garbled)?).map_err(|_| Garbled)?;
-    let (channel, organization) = text.split_once('/').ok_or(Garbled)?;
-    let kinds = [
-        ChannelKind::Mailbox,
-        ChannelKind::Amqp,
-        ChannelKind::Xta,
-        ChannelKind::Osci,
-        ChannelKind::Webhook,
-        ChannelKind::Folder,
-    ];
-    let channel = kinds.into_iter().find(|kind| kind.as_str() == channel).ok_or(Garbled)?;
-    let organization = organization.parse().map_err(|_| Garbled)?;
-    Ok((&key[..=end], Destination { organization, channel }))
+    let destination = text.parse().map_err(|_| Garbled)?;
+    Ok((&key[..=end], destination))
 }
 
 #[cfg(test)]

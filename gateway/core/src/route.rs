@@ -4,6 +4,7 @@
 //! channel rule. Not here: how a directory is asked (a port) and how anything is delivered (channels).
 
 use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,20 @@ impl ChannelKind {
     }
 }
 
+/// The text is no destination, `channel/prefix:key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a destination such as amqp/wgb:073150000000")]
+pub struct InvalidDestination;
+
+impl FromStr for ChannelKind {
+    type Err = InvalidDestination;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Mailbox, Self::Amqp, Self::Xta, Self::Osci, Self::Webhook, Self::Folder];
+        all.into_iter().find(|kind| kind.as_str() == text).ok_or(InvalidDestination)
+    }
+}
+
 impl fmt::Display for ChannelKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -71,6 +86,16 @@ pub struct Destination {
     pub organization: PartyId,
     /// How it is reached.
     pub channel: ChannelKind,
+}
+
+impl FromStr for Destination {
+    type Err = InvalidDestination;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (channel, organization) = text.split_once('/').ok_or(InvalidDestination)?;
+        let organization = organization.parse().map_err(|_| InvalidDestination)?;
+        Ok(Self { organization, channel: channel.parse()? })
+    }
 }
 
 impl fmt::Display for Destination {

@@ -71,6 +71,26 @@ impl RetryPolicy {
         Duration::from_secs_f64(full * (1.0 - self.jitter * entropy.unit()))
     }
 
+    /// Delay after the first failure.
+    pub fn first(&self) -> Duration {
+        self.first
+    }
+
+    /// Factor from one delay to the next.
+    pub fn growth(&self) -> f64 {
+        self.growth
+    }
+
+    /// Longest delay.
+    pub fn cap(&self) -> Duration {
+        self.cap
+    }
+
+    /// Share of a delay that is random.
+    pub fn jitter(&self) -> f64 {
+        self.jitter
+    }
+
     /// Attempts after which a message is dead-lettered.
     pub fn max_attempts(&self) -> u32 {
         self.max_attempts

@@ -8,6 +8,7 @@ use std::time::Duration;
 use amtsbote_core::account::{Account, Credential, LocalChannel, Role};
 use amtsbote_core::delivery::RetryPolicy;
 use amtsbote_core::engine::{DestinationPolicy, EngineOptions, Policies, Retention};
+use amtsbote_core::route::Destination;
 use amtsbote_dvdv::EntryPath;
 use amtsbote_http::Limits;
 use amtsbote_rest::RestLimits;
@@ -62,13 +63,16 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     let seal = key_pair(root.section(findings, "seal"), findings);
     let directory = directory(root.section(findings, "directory"), findings);
     let (routing, route_retry, route_max_wait) = routing(root.section(findings, "routing"), findings);
-    let retry = retry(root.section(findings, "retry"), findings);
+    let mut retry_section = root.section(findings, "retry");
+    let retry = retry(&mut retry_section, findings, &RetryPolicy::default());
+    retry_section.close(findings);
     let retention = retention(root.section(findings, "retention"), findings);
     let engine_section = root.section(findings, "engine");
     let recheck_after = directory.as_ref().map_or(600 * SECOND, |directory| directory.fresh);
     let (engine, hold, drain) = engine(engine_section, findings);
     let usual = DestinationPolicy { retry, ..engine.policies.usual };
-    let policies = Policies { usual, special: BTreeMap::new() };
+    let special = destinations(&mut root, findings, &usual);
+    let policies = Policies { usual, special };
     let engine = EngineOptions { policies, retention, route_retry, route_max_wait, recheck_after, ..engine };
     let inline_max = amqp(root.section(findings, "amqp"), findings);
     let brokers = brokers(&mut root, findings);
@@ -249,25 +253,51 @@ fn routing(mut section: Section<'_>, findings: &mut Findings) -> (Option<Routing
     (files, retry, max_wait)
 }
 
-fn retry(mut section: Section<'_>, findings: &mut Findings) -> RetryPolicy {
-    let first = section.duration(findings, "first", 10 * SECOND);
-    let growth = section.float(findings, "growth", 2.0);
-    let longest = section.duration(findings, "longest", 3600 * SECOND);
-    let jitter = section.float(findings, "jitter", 0.5);
-    let attempts = u32::try_from(section.number(findings, "max_attempts", 200, 1..=100_000)).unwrap_or(200);
-    let age = section.duration(findings, "max_age", 7 * DAY);
-    let policy =
-        RetryPolicy::try_new(first, growth, longest, jitter, attempts, age).unwrap_or_else(|error| {
-            section.issue(
-                findings,
-                "first",
-                error.to_string(),
-                "make first, growth, longest and jitter fit together",
-            );
-            RetryPolicy::default()
-        });
-    section.close(findings);
-    policy
+fn retry(section: &mut Section<'_>, findings: &mut Findings, usual: &RetryPolicy) -> RetryPolicy {
+    let first = section.duration(findings, "first", usual.first());
+    let growth = section.float(findings, "growth", usual.growth());
+    let longest = section.duration(findings, "longest", usual.cap());
+    let jitter = section.float(findings, "jitter", usual.jitter());
+    let attempts = section.number(findings, "max_attempts", usual.max_attempts().into(), 1..=100_000);
+    let attempts = u32::try_from(attempts).unwrap_or(usual.max_attempts());
+    let age = section.duration(findings, "max_age", usual.max_age());
+    RetryPolicy::try_new(first, growth, longest, jitter, attempts, age).unwrap_or_else(|error| {
+        let remedy = "make first, growth, longest and jitter fit together";
+        section.issue(findings, "first", error.to_string(), remedy);
+        usual.clone()
+    })
+}
+
+/// Destinations that are served in a way of their own; what an entry leaves out is as usual.
+fn destinations(
+    root: &mut Section<'_>,
+    findings: &mut Findings,
+    usual: &DestinationPolicy,
+) -> BTreeMap<Destination, DestinationPolicy> {
+    let mut special = BTreeMap::new();
+    for mut section in root.sections(findings, "destinations") {
+        let name = section.needed::<Destination>(
+            findings,
+            "destination",
+            "write CHANNEL/KEY, such as \"amqp/wgb:073150000000\"",
+        );
+        let concurrency = section.number(findings, "concurrency", usual.concurrency as u64, 1..=10_000);
+        let rate = section.has("rate").then(|| section.number(findings, "rate", 1, 1..=100_000));
+        let weight = section.number(findings, "weight", usual.weight.get().into(), 1..=100);
+        let policy = DestinationPolicy {
+            concurrency: usize::try_from(concurrency).unwrap_or(usual.concurrency),
+            rate: rate.and_then(|rate| NonZeroU32::new(u32::try_from(rate).unwrap_or(u32::MAX))),
+            weight: NonZeroU32::new(u32::try_from(weight).unwrap_or(1)).unwrap_or(usual.weight),
+            retry: retry(&mut section, findings, &usual.retry),
+        };
+        if let Some(name) = name
+            && special.insert(name, policy).is_some()
+        {
+            section.issue(findings, "destination", "is listed twice", "keep one entry");
+        }
+        section.close(findings);
+    }
+    special
 }
 
 fn retention(mut section: Section<'_>, findings: &mut Findings) -> Retention {
