@@ -50,6 +50,7 @@ pub(crate) struct NewMessage {
     pub(crate) queue: Vec<u8>,
     /// Only a message that was written again can be leased already.
     pub(crate) lease: Vec<u8>,
+    pub(crate) alarm: Vec<u8>,
     pub(crate) delivery: Vec<u8>,
 }
 
@@ -61,6 +62,7 @@ pub(crate) struct NewState {
     pub(crate) version: u64,
     pub(crate) queue: Vec<u8>,
     pub(crate) lease: Vec<u8>,
+    pub(crate) alarm: Vec<u8>,
     pub(crate) delivery: Vec<u8>,
     /// Bytes of the first frame that are no longer needed, when the payload goes.
     pub(crate) freed: u64,
@@ -177,6 +179,7 @@ impl Group {
         let intake = keys::intake(&message.intake, message.week);
         self.intakes.insert(message.intake, (message.id, message.content));
         self.put(message.id, message.lease.clone(), Some(Vec::new()));
+        self.put(message.id, message.alarm.clone(), Some(Vec::new()));
         self.put(message.id, intake.clone(), Some(keys::intake_value(message.id, message.content)));
         self.put(message.id, message.queue.clone(), Some(Vec::new()));
         let head = Head {
@@ -184,6 +187,7 @@ impl Group {
             intake,
             queue: message.queue.clone(),
             lease: message.lease.clone(),
+            alarm: message.alarm.clone(),
             frames: vec![FrameRef { at, weight }],
             delivery: message.delivery.clone(),
         };
@@ -192,7 +196,7 @@ impl Group {
 
     /// Takes back the queues of an older state that is replaced as a whole.
     pub(crate) fn replace(&mut self, id: MessageId, old: Head) {
-        for key in [old.queue, old.lease] {
+        for key in [old.queue, old.lease, old.alarm] {
             self.put(id, key, None);
         }
     }
@@ -209,7 +213,8 @@ impl Group {
         };
         self.live.push((at.segment, i64::from(state.entry.length)));
         head.frames.push(FrameRef { at, weight: state.entry.length });
-        for (old, new) in [(&mut head.queue, &state.queue), (&mut head.lease, &state.lease)] {
+        let (queue, lease, alarm) = (&mut head.queue, &mut head.lease, &mut head.alarm);
+        for (old, new) in [(queue, &state.queue), (lease, &state.lease), (alarm, &state.alarm)] {
             if old != new {
                 self.put(state.id, std::mem::replace(old, new.clone()), None);
                 self.put(state.id, new.clone(), Some(Vec::new()));
@@ -235,7 +240,7 @@ impl Group {
         if owner == Some(id) {
             self.put(id, head.intake, None);
         }
-        for key in [keys::head(id), head.queue, head.lease] {
+        for key in [keys::head(id), head.queue, head.lease, head.alarm] {
             self.put(id, key, None);
         }
         self.heads.insert(id, None);

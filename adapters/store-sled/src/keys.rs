@@ -6,11 +6,12 @@
 //! | `i` week, hash of the intake key | id, content digest |
 //! | `p` id | to be prepared |
 //! | `t` due, id | timer |
+//! | `a` due, id | alarm |
 //! | `r` destination, 0, class, deadline, id | ready for an attempt |
 //! | `m` mailbox, 0, class, deadline, id | available |
 //! | `d` stripped, since, id | finished |
 //! | `l` lease, id | leased |
-//! | `!position` | position up to which the index is complete |
+//! | `!position-2` | position up to which the index is complete |
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, ItemState, Placement};
@@ -22,7 +23,8 @@ use sha2::{Digest, Sha256};
 use crate::frame::Position;
 use crate::known::IntakeHash;
 
-pub(crate) const POSITION: &[u8] = b"!position";
+/// Its name changes with the format of the index: an index without it is rebuilt.
+pub(crate) const POSITION: &[u8] = b"!position-2";
 
 /// Where a piece of a message lies: the whole frame with its record first, then the entry of each change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,7 @@ pub(crate) struct Head {
     pub(crate) intake: Vec<u8>,
     pub(crate) queue: Vec<u8>,
     pub(crate) lease: Vec<u8>,
+    pub(crate) alarm: Vec<u8>,
     pub(crate) frames: Vec<FrameRef>,
     /// Delivery as JSON.
     pub(crate) delivery: Vec<u8>,
@@ -54,7 +57,7 @@ impl Head {
         let mut bytes =
             Vec::with_capacity(64 + self.queue.len() + self.frames.len() * 16 + self.delivery.len());
         bytes.extend_from_slice(&self.version.to_be_bytes());
-        for field in [&self.intake, &self.queue, &self.lease] {
+        for field in [&self.intake, &self.queue, &self.lease, &self.alarm] {
             bytes.extend_from_slice(&u16::try_from(field.len()).unwrap_or(u16::MAX).to_be_bytes());
             bytes.extend_from_slice(field);
         }
@@ -74,13 +77,14 @@ impl Head {
         let intake = rest.field()?.to_vec();
         let queue = rest.field()?.to_vec();
         let lease = rest.field()?.to_vec();
+        let alarm = rest.field()?.to_vec();
         let count = rest.u32()?;
         let mut frames = Vec::with_capacity(count.min(1024) as usize);
         for _ in 0..count {
             let at = Position { segment: rest.u32()?, offset: rest.u64()? };
             frames.push(FrameRef { at, weight: rest.u32()? });
         }
-        Ok(Self { version, intake, queue, lease, frames, delivery: rest.0.to_vec() })
+        Ok(Self { version, intake, queue, lease, alarm, frames, delivery: rest.0.to_vec() })
     }
 
     pub(crate) fn parse_delivery(&self) -> Result<Delivery, Garbled> {
@@ -228,6 +232,14 @@ pub(crate) fn queue(delivery: &Delivery, id: MessageId) -> Vec<u8> {
     }
 }
 
+/// Key of the alarm of a delivery; empty if it has none.
+pub(crate) fn alarm(delivery: &Delivery, id: MessageId) -> Vec<u8> {
+    match delivery.alarm() {
+        Some(due) => [b"a".as_slice(), &sortable(due), id.as_bytes()].concat(),
+        None => Vec::new(),
+    }
+}
+
 /// Key under which a leased message is found by its lease; empty if it is not leased.
 pub(crate) fn lease(delivery: &Delivery, id: MessageId) -> Vec<u8> {
     match delivery.item.as_ref().map(|item| &item.state) {
@@ -269,6 +281,7 @@ mod tests {
             intake: vec![1; 21],
             queue: b"pxyz".to_vec(),
             lease: Vec::new(),
+            alarm: b"a123".to_vec(),
             frames: vec![FrameRef { at: Position { segment: 1, offset: 99 }, weight: 7 }],
             delivery: b"{}".to_vec(),
         };

@@ -53,7 +53,12 @@ impl Inner {
             let due = keys::due_of(&key).map_err(garbled)?;
             Ok(Timer { id: keys::id_of(&key).map_err(garbled)?, due })
         };
-        self.keys(b"t", b"u", limit)?.into_iter().map(timer).collect()
+        let (timers, alarms) = (self.keys(b"t", b"u", limit)?, self.keys(b"a", b"b", limit)?);
+        let mut found =
+            timers.into_iter().chain(alarms).map(timer).collect::<Result<Vec<_>, StoreError>>()?;
+        found.sort_by_key(|timer| (timer.due, timer.id));
+        found.truncate(limit);
+        Ok(found)
     }
 
     pub(crate) fn waiting_destinations(

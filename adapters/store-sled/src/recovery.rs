@@ -236,6 +236,7 @@ impl<'a> Replay<'a> {
                     version: delivery.version,
                     queue: keys::queue(delivery, id),
                     lease: keys::lease(delivery, id),
+                    alarm: keys::alarm(delivery, id),
                     delivery: match serde_json::to_vec(delivery) {
                         Ok(bytes) => bytes,
                         Err(error) => return Ok(Err(error.into())),
@@ -268,6 +269,7 @@ impl<'a> Replay<'a> {
                         version: change.delivery.version,
                         queue: keys::queue(&change.delivery, change.id),
                         lease: keys::lease(&change.delivery, change.id),
+                        alarm: keys::alarm(&change.delivery, change.id),
                         delivery: match serde_json::to_vec(&change.delivery) {
                             Ok(bytes) => bytes,
                             Err(error) => return Ok(Err(error.into())),

@@ -233,6 +233,7 @@ impl Inner {
             version: delivery.version,
             queue: keys::queue(&delivery, id),
             lease: Vec::new(),
+            alarm: keys::alarm(&delivery, id),
             delivery: serde_json::to_vec(&delivery).map_err(|error| record_failed(error.into()))?,
         };
         let (done, answer) = oneshot::channel();
@@ -305,6 +306,7 @@ impl MessageStore for SledStore {
                 version: delivery.version,
                 queue: keys::queue(delivery, *id),
                 lease: keys::lease(delivery, *id),
+                alarm: keys::alarm(delivery, *id),
                 delivery: serde_json::to_vec(delivery).map_err(|error| record_failed(error.into()))?,
                 freed,
                 entry,

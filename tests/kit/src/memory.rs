@@ -181,11 +181,14 @@ impl MessageStore for MemoryStore {
     }
 
     async fn timers(&self, limit: usize) -> Result<Vec<Timer>, StoreError> {
-        let timer = |(id, delivery): (MessageId, Delivery)| match delivery.placement() {
-            Placement::Timer { due } => Some(Timer { id, due }),
-            _ => None,
+        let timers = |(id, delivery): (MessageId, Delivery)| {
+            let placed = match delivery.placement() {
+                Placement::Timer { due } => Some(due),
+                _ => None,
+            };
+            placed.into_iter().chain(delivery.alarm()).map(move |due| Timer { id, due })
         };
-        let mut found: Vec<Timer> = self.deliveries().into_iter().filter_map(timer).collect();
+        let mut found: Vec<Timer> = self.deliveries().into_iter().flat_map(timers).collect();
         found.sort_by_key(|timer| (timer.due, timer.id));
         found.truncate(limit);
         Ok(found)

@@ -305,3 +305,19 @@ async fn a_rate_is_kept_and_the_normal_class_does_not_starve() {
     assert_eq!(of(&normal), arrived.len() / 8, "one of eight");
     assert_eq!(of(&high), arrived.len() - arrived.len() / 8);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_message_nobody_fetches_expires_by_itself() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default());
+    let mut short = metadata();
+    short.expires_at = Some(noon().checked_add(Duration::from_secs(90)).unwrap());
+    let route = amtsbote_testkit::samples::route(OFFICE, ChannelKind::Mailbox);
+    let acceptance = lab.samples.make("1", short, b"<antrag/>", Some(&route));
+    let id = acceptance.message.id;
+    drop(lab.store.accept(acceptance).await.unwrap());
+    lab.run(Duration::from_secs(60)).await;
+    assert_eq!(lab.state(id).await, State::Delivered);
+    lab.run(Duration::from_secs(60)).await;
+    assert_eq!(lab.state(id).await, State::Expired);
+    assert!(lab.lease().await.is_empty());
+}

@@ -309,6 +309,17 @@ impl Delivery {
         }
     }
 
+    /// When the delivery has to be looked at besides its [`Self::placement`]: its time ends. Nothing while somebody works on it;
+    /// when the work ends the alarm is there again, overdue if need be.
+    pub fn alarm(&self) -> Option<Timestamp> {
+        let leased = self.item.as_ref().is_some_and(|item| matches!(item.state, ItemState::Leased { .. }));
+        match self.placement() {
+            Placement::Finished { .. } | Placement::Parked => None,
+            _ if leased || matches!(self.state, State::Attempting { .. }) => None,
+            _ => self.expires_at,
+        }
+    }
+
     fn finished(&self) -> Placement {
         Placement::Finished { since: self.since, stripped: self.stripped }
     }

@@ -189,6 +189,40 @@ fn a_message_that_expired_while_it_waited_is_not_queued() {
 }
 
 #[test]
+fn the_end_of_its_time_ends_a_message_wherever_it_waits() {
+    let mut metadata = plain();
+    metadata["expiresAt"] = at(50).to_string().into();
+    let pull = route(ChannelKind::Mailbox);
+    let push = route(ChannelKind::Amqp);
+    let ends = |delivery: Delivery| {
+        assert_eq!(delivery.alarm(), Some(at(50)));
+        assert_eq!(delivery.apply(Input::Due, at(49)).map(|_| ()).unwrap_err(), Refusal::NotNow);
+        let (expired, events) = run(delivery, vec![(Input::Due, 50)]);
+        assert_eq!((expired.state.clone(), events), (State::Expired, vec![EventKind::Expired]));
+        assert_eq!(expired.alarm(), None);
+    };
+    let open = accepted(metadata.clone(), None);
+    ends(open);
+    let (queued, _) = run(accepted(metadata.clone(), Some(&push)), vec![(Input::Sealed(seal()), 1)]);
+    ends(queued.clone());
+    let (available, _) = run(accepted(metadata, Some(&pull)), vec![(Input::Sealed(seal()), 1)]);
+    ends(available.clone());
+    // Who works on it may finish; the alarm rings afterwards.
+    let (leased, _) = run(available, vec![(lease(1, 60), 2)]);
+    assert_eq!(leased.alarm(), None);
+    let (back, _) = run(leased, vec![(Input::Due, 60)]);
+    ends_late(back);
+    let (attempting, _) = run(queued, vec![(Input::StartAttempt { until: at(60) }, 2)]);
+    assert_eq!(attempting.alarm(), None);
+}
+
+/// A message whose time ended while somebody worked on it.
+fn ends_late(delivery: Delivery) {
+    let (expired, _) = run(delivery, vec![(Input::Due, 60)]);
+    assert_eq!(expired.state, State::Expired);
+}
+
+#[test]
 fn a_message_that_cannot_be_sealed_waits() {
     let open = accepted(plain(), Some(&route(ChannelKind::Mailbox)));
     let (waiting, events) = run(open, vec![(Input::SealFailed { retry_at: at(30) }, 1)]);

@@ -66,7 +66,7 @@ pub enum Input {
     },
     /// The gateway cannot work on the message at all.
     Damaged(FailureReason),
-    /// A point in time the delivery waited for has come (retry, end of a department's lease, `notBefore`).
+    /// A point in time the delivery waited for has come (retry, end of a department's lease, `notBefore`, `expiresAt`).
     Due,
     /// A department leases it from the mailbox.
     Lease {
@@ -383,6 +383,10 @@ impl Step {
     }
 
     fn due(&mut self) -> Result<(), Refusal> {
+        if self.delivery.alarm().is_some() && self.expired() {
+            self.expire();
+            return Ok(());
+        }
         let item = self.delivery.item.as_mut();
         match (&self.delivery.state, item) {
             (State::Accepted { retry_at: Some(at) }, _) if *at <= self.now => {

@@ -299,7 +299,8 @@ pub trait MessageStore: Send + Sync {
     /// When the store is sick.
     async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<MessageId>, StoreError>;
 
-    /// Timers, the most overdue first, also those that lie in the future.
+    /// Timers, the most overdue first, also those that lie in the future: of [`Placement::Timer`](crate::delivery::Placement) and of
+    /// [`Delivery::alarm`]. A message with both is there twice.
     ///
     /// # Errors
     /// When the store is sick.

@@ -45,6 +45,8 @@ pub async fn in_memory_rules(open: StoreFactory<'_>) {
     commits_compare_versions_and_are_atomic(store.as_ref()).await;
     let (_folder, store) = run("queues");
     queues_follow_the_placement(store.as_ref()).await;
+    let (_folder, store) = run("alarms");
+    alarms_are_timers_as_long_as_nobody_works_on_the_message(store.as_ref()).await;
     let (_folder, store) = run("mailbox");
     a_mailbox_has_its_order(store.as_ref()).await;
     let (_folder, store) = run("share");
@@ -214,6 +216,25 @@ async fn queues_follow_the_placement(store: &dyn MessageStore) {
     assert_eq!(store.mailbox(&office, 10).await.unwrap(), [pull]);
     assert!(store.leased(LeaseId::generate(&SeededEntropy::new(1))).await.unwrap().is_empty());
     assert_eq!(store.timers(10).await.unwrap(), [Timer { id: push, due: later(60) }]);
+}
+
+async fn alarms_are_timers_as_long_as_nobody_works_on_the_message(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let route = crate::samples::route(OFFICE, ChannelKind::Mailbox);
+    let mut metadata = metadata();
+    metadata.expires_at = Some(later(100));
+    let id = accept(store, samples.make("expires", metadata, b"x", Some(&route))).await;
+    let alarm = [Timer { id, due: later(100) }];
+    assert_eq!(store.timers(10).await.unwrap(), alarm);
+    apply(store, id, Input::Sealed(seal()), noon()).await;
+    assert_eq!(store.timers(10).await.unwrap(), alarm);
+    apply(store, id, lease(1, later(30)), noon()).await;
+    assert_eq!(store.timers(10).await.unwrap(), [Timer { id, due: later(30) }]);
+    apply(store, id, Input::Due, later(30)).await;
+    assert_eq!(store.timers(10).await.unwrap(), alarm);
+    apply(store, id, Input::Due, later(100)).await;
+    assert!(store.timers(10).await.unwrap().is_empty());
+    assert!(store.mailbox(&OFFICE.parse().unwrap(), 10).await.unwrap().is_empty());
 }
 
 async fn a_mailbox_has_its_order(store: &dyn MessageStore) {
