@@ -11,7 +11,9 @@ mod transition;
 
 pub use event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, SealRecord};
 pub use policy::{InvalidRetryPolicy, RetryPolicy};
-pub use state::{DeadReason, Delivery, ItemState, MailboxItem, Placement, RejectReason, State};
+pub use state::{
+    DeadReason, DeadlineWatch, Delivery, ItemState, MailboxItem, Placement, RejectReason, State,
+};
 pub use transition::{Input, Refusal, Transition};
 
 #[cfg(test)]

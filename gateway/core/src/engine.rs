@@ -347,6 +347,10 @@ impl Engine {
                 _ => Input::Due,
             };
             let next = self.step(id, &delivery, input).await?;
+            if let Some(next) = next.as_ref().filter(|next| next.deadline_watch != delivery.deadline_watch) {
+                let missed = next.deadline_watch.is_none();
+                self.ports.observer.record(Observation::Deadline { id, missed });
+            }
             mail |= next.is_some_and(|next| matches!(next.placement(), Placement::Available { .. }));
         }
         if mail {

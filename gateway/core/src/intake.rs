@@ -4,6 +4,7 @@
 //! nothing outside this module can make.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -105,7 +106,11 @@ pub struct Intake {
     observer: Arc<dyn Observer>,
     wake: Arc<Wake>,
     ids: MessageIdSource,
+    deadline_warning: Duration,
 }
+
+/// How long before a deadline is spoken of, unless configured otherwise.
+pub const DEADLINE_WARNING: Duration = Duration::from_secs(24 * 3600);
 
 impl Intake {
     /// An intake over its ports.
@@ -117,7 +122,14 @@ impl Intake {
         observer: Arc<dyn Observer>,
         wake: Arc<Wake>,
     ) -> Self {
-        Self { store, router, clock, entropy, observer, wake, ids: MessageIdSource::default() }
+        let (ids, deadline_warning) = (MessageIdSource::default(), DEADLINE_WARNING);
+        Self { store, router, clock, entropy, observer, wake, ids, deadline_warning }
+    }
+
+    /// Speaks of deadlines so long before they pass.
+    #[must_use]
+    pub fn warning_before_deadlines(self, lead: Duration) -> Self {
+        Self { deadline_warning: lead, ..self }
     }
 
     /// Accepts a submission. Cancel-safe until the store commits; after that the message is accepted even if the caller is gone.
@@ -170,6 +182,7 @@ impl Intake {
             external_ids: submission.external_ids,
         });
         let (delivery, events) = first_state(&message, route.as_deref().map_err(String::as_str), now);
+        let delivery = delivery.warned_before(self.deadline_warning);
         let answer = render(&message, &delivery, route.as_deref().ok());
         let acceptance = Acceptance {
             key: submission.key,

@@ -173,6 +173,8 @@ pub struct Config {
     pub hold: bool,
     /// Time for attempts at shutdown.
     pub drain: Duration,
+    /// How long before a deadline somebody is told.
+    pub deadline_warning: Duration,
     /// Brokers by name.
     pub brokers: BTreeMap<String, BrokerConfig>,
     /// Largest document inside an AMQP message.

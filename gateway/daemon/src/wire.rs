@@ -362,7 +362,8 @@ impl Gateway {
                 Arc::clone(&entropy),
                 Arc::clone(&metrics) as _,
                 Arc::clone(&wake),
-            ),
+            )
+            .warning_before_deadlines(config.deadline_warning),
             submissions: Submissions::new(Arc::clone(&store), Arc::clone(&clock)),
             mailboxes: Mailboxes::new(
                 Arc::clone(&store),

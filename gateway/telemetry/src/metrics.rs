@@ -25,6 +25,7 @@ pub struct Metrics {
     attempt_seconds: Histogram,
     dead: IntCounter,
     seal_failures: IntCounter,
+    deadlines: IntCounterVec,
     schedule_lag: Gauge,
     commit_seconds: Histogram,
     commit_batch: Histogram,
@@ -94,6 +95,11 @@ impl Metrics {
             )?,
             attempt_seconds: histogram("attempt_seconds", "Time of an attempt to hand over.", &SECONDS)?,
             dead: counter("dead_lettered_total", "Messages that were dead-lettered since the start.")?,
+            deadlines: counters(
+                "deadlines_total",
+                "Deadlines that came near, or passed, before the message was with its department.",
+                &["event"],
+            )?,
             seal_failures: counter("seal_failures_total", "Documents that could not be signed at once.")?,
             schedule_lag,
             commit_seconds: histogram(
@@ -212,6 +218,11 @@ impl Observer for Metrics {
             Observation::Dead { id, code } => {
                 tracing::error!(message.id = %id, code, "A message was dead-lettered; it waits for an operator.");
                 self.dead.inc();
+            }
+            Observation::Deadline { id, missed } => {
+                let event = if missed { "missed" } else { "near" };
+                tracing::error!(message.id = %id, event, "A deadline needs somebody's attention.");
+                self.deadlines.with_label_values(&[event]).inc();
             }
             Observation::SealFailed { .. } => self.seal_failures.inc(),
             Observation::Scheduled { lag, at } => {

@@ -29,6 +29,11 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
+/// A point in time so many seconds from now, as the gateway reads it.
+pub fn soon(seconds: u64) -> String {
+    jiff::Timestamp::try_from(now() + Duration::from_secs(seconds)).unwrap().to_string()
+}
+
 /// Where one of the workspace's binaries is, beside the test binary.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();

@@ -1,6 +1,6 @@
 //! A submission travels from portal to department and back.
 
-use amtsbote_it::{Lab, METADATA, Options, part, run, sha256, text, verifies};
+use amtsbote_it::{Lab, METADATA, Options, part, run, sha256, soon, text, verifies};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -230,4 +230,37 @@ fn references(document: &Value, value: &Value) {
         Value::Array(list) => list.iter().for_each(|one| references(document, one)),
         _ => {}
     }
+}
+
+#[tokio::test]
+async fn deadlines_are_spoken_of_and_what_is_worthless_expires() {
+    let lab = Lab::start(Options::default()).await;
+    let portal = lab.client("portal");
+    let mut metadata: serde_json::Value = serde_json::from_str(METADATA).unwrap();
+    metadata["deadline"] = soon(3600).into();
+    metadata["expiresAt"] = soon(3).into();
+    let id = portal.submit("1", &metadata.to_string(), b"x").await;
+    let events = async {
+        let mut every = tokio::time::interval(std::time::Duration::from_millis(50));
+        loop {
+            every.tick().await;
+            let card = portal.get(&format!("/v1/submissions/{id}/events")).await.json;
+            let names: Vec<String> = card["events"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|event| event["event"].as_str().unwrap().to_owned())
+                .collect();
+            if names.last().is_some_and(|name| name == "expired") {
+                return names;
+            }
+        }
+    };
+    let mut events = tokio::time::timeout(std::time::Duration::from_secs(60), events).await.unwrap();
+    events.sort();
+    assert_eq!(events, ["deadline-near", "delivered", "expired", "received", "routed", "sealed"]);
+    let (_, metrics) = lab.telemetry("/metrics").await;
+    assert!(metrics.contains("amtsbote_deadlines_total{event=\"near\"} 1"), "{metrics}");
+    let none = lab.client("department").post("/v1/mailbox/leases", &json!({})).await;
+    assert_eq!(none.json["messages"], json!([]));
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use amtsbote_core::Timestamp;
 use amtsbote_core::account::{AccountBook, LocalChannel};
 use amtsbote_core::delivery::{EventKind, Face, FailureClass, RetryPolicy, State};
 use amtsbote_core::engine::{DestinationPolicy, Engine, EngineOptions, EnginePorts, Policies, Retention};
@@ -40,6 +41,8 @@ pub struct Outcome {
     pub delivered: usize,
     /// Dead-lettered with a reason.
     pub dead: usize,
+    /// Over, because the sender said until when it is worth something.
+    pub expired: usize,
     /// Acknowledged to the portal, but neither with the department nor dead.
     pub lost: usize,
     /// Arrived more than once, with no mark on any later copy.
@@ -63,7 +66,7 @@ pub struct Outcome {
 impl Outcome {
     /// What is wrong with the run, if anything.
     pub fn complaint(&self) -> Option<String> {
-        let conserved = self.accepted == self.delivered + self.dead + self.lost;
+        let conserved = self.accepted == self.delivered + self.dead + self.expired + self.lost;
         let wrong = self.lost + self.unmarked + self.stuck + self.altered + self.given_up + self.undurable;
         let good = conserved && wrong + self.untrue == 0;
         (!good).then(|| format!("{self:?}"))
@@ -200,8 +203,9 @@ impl World {
     /// Submits like a careful portal: the same key again until there is an answer.
     async fn submit(&mut self, process: &Process, number: usize) {
         let document = format!("<antrag nummer='{number}' seed='{}'/>", self.seed);
+        let begun = self.clock.now();
         for _ in 0..20 {
-            let answer = process.intake.accept(submission(number, &document), &render).await;
+            let answer = process.intake.accept(submission(number, &document, begun), &render).await;
             if let Ok(Admission::New(proof) | Admission::Repeated(proof)) = answer {
                 self.sent.insert(proof.id(), Sha256Digest::of(document.as_bytes()));
                 return;
@@ -282,6 +286,7 @@ impl World {
                     outcome.dead += 1;
                     outcome.given_up += usize::from(!self.refused.lock().unwrap().contains(id));
                 }
+                Some(State::Expired) if states[id].expires_at.is_some() => outcome.expired += 1,
                 Some(State::Delivered | State::Acknowledged) if arrivals.contains_key(id) => {
                     outcome.delivered += 1
                 }
@@ -302,7 +307,7 @@ fn hand_over(event: &EventKind) -> Option<u32> {
 
 fn ended(state: &State, pull: bool) -> bool {
     match state {
-        State::Acknowledged | State::Dead { .. } => true,
+        State::Acknowledged | State::Dead { .. } | State::Expired => true,
         State::Delivered => !pull,
         _ => false,
     }
@@ -347,7 +352,11 @@ fn channel(seed: u64, healed: Arc<AtomicBool>, refused: Arc<Mutex<BTreeSet<Messa
     })
 }
 
-fn submission(number: usize, document: &str) -> Submission {
+/// Some are worth something for a minute only, some have a deadline.
+fn submission(number: usize, document: &str, begin: Timestamp) -> Submission {
+    let mut metadata = metadata();
+    metadata.expires_at = (number % 10 == 3).then(|| begin + Duration::from_secs(60));
+    metadata.deadline = (number % 7 == 3).then(|| begin + Duration::from_secs(7200));
     let part = Part {
         name: None,
         media_type: "application/xml".to_owned(),
@@ -358,7 +367,7 @@ fn submission(number: usize, document: &str) -> Submission {
     Submission {
         key: intake_key(&format!("key-{number}")),
         sender: "ags:07315000".parse().unwrap(),
-        metadata: metadata(),
+        metadata,
         parts: vec![part],
         payload: Staged::Inline(vec![document.as_bytes().to_vec().into()]),
         external_ids: Vec::new(),

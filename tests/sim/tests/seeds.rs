@@ -15,7 +15,7 @@ fn nothing_is_lost_under_any_schedule() {
         Ok(seed) => (seed.parse().expect("AMTSBOTE_SIM_SEED is a number"), 1),
         Err(_) => (0, 1_000),
     };
-    let (mut faults, mut crashes) = (0, 0);
+    let (mut faults, mut crashes, mut expired) = (0, 0, 0);
     for seed in from..from + count {
         let outcome = run(seed, Breakage::None);
         assert!(outcome.accepted >= 50, "seed {seed}: {outcome:?}");
@@ -26,10 +26,11 @@ fn nothing_is_lost_under_any_schedule() {
         }
         faults += outcome.faults;
         crashes += outcome.crashes;
+        expired += outcome.expired;
     }
     assert!(
-        count == 1 || (faults > 3_000 && crashes > 1_000),
-        "too tame: {faults} faults, {crashes} crashes"
+        count == 1 || (faults > 3_000 && crashes > 1_000 && expired > 100),
+        "too tame: {faults} faults, {crashes} crashes, {expired} expired"
     );
 }
 

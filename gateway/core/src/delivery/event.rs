@@ -186,6 +186,16 @@ pub enum EventKind {
         /// Why.
         reason: DeadReason,
     },
+    /// The deadline comes near and the message is not with the department.
+    DeadlineNear {
+        /// The deadline.
+        deadline: Timestamp,
+    },
+    /// The deadline passed before the message was with the department.
+    DeadlineMissed {
+        /// The deadline.
+        deadline: Timestamp,
+    },
     /// Undeliverable because its time is over.
     Expired,
     /// A department answered it.

@@ -1,5 +1,7 @@
 //! Where a delivery stands (design section 4). `Delivered`, `Fetched` and `Acknowledged` are different facts.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +162,16 @@ pub struct MailboxItem {
     pub first_fetched_at: Option<Timestamp>,
 }
 
+/// Watch over a legal deadline (Frist): it must not pass in silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadlineWatch {
+    /// When to speak up next.
+    pub at: Timestamp,
+    /// Whether that is the deadline itself, after the warning.
+    pub last: bool,
+}
+
 /// The changing side of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -190,6 +202,9 @@ pub struct Delivery {
     /// Legal deadline, for the order inside the destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    /// Who is told when about the deadline; absent when everything was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_watch: Option<DeadlineWatch>,
     /// Where it goes; absent while the route is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Destination>,
@@ -261,12 +276,22 @@ impl Delivery {
             not_before: metadata.not_before,
             expires_at: metadata.expires_at,
             deadline: metadata.deadline,
+            deadline_watch: metadata.deadline.map(|at| DeadlineWatch { at, last: true }),
             destination: route.map(|route| route.destination.clone()),
             sealed: false,
             attempts: 0,
             item: None,
             stripped: false,
         }
+    }
+
+    /// Warns so long before the deadline; at once if that is over already.
+    #[must_use]
+    pub fn warned_before(mut self, lead: Duration) -> Self {
+        let warning = |deadline: Timestamp| deadline.checked_sub(lead).unwrap_or(Timestamp::MIN);
+        self.deadline_watch =
+            self.deadline.map(|deadline| DeadlineWatch { at: warning(deadline), last: false });
+        self
     }
 
     /// State as shown to people: a routed message that only waits for its seal counts as `queued`.
@@ -309,14 +334,14 @@ impl Delivery {
         }
     }
 
-    /// When the delivery has to be looked at besides its [`Self::placement`]: its time ends. Nothing while somebody works on it;
+    /// When the delivery has to be looked at besides its [`Self::placement`]: its deadline comes near, its time ends. Nothing while somebody works on it;
     /// when the work ends the alarm is there again, overdue if need be.
     pub fn alarm(&self) -> Option<Timestamp> {
         let leased = self.item.as_ref().is_some_and(|item| matches!(item.state, ItemState::Leased { .. }));
         match self.placement() {
             Placement::Finished { .. } | Placement::Parked => None,
             _ if leased || matches!(self.state, State::Attempting { .. }) => None,
-            _ => self.expires_at,
+            _ => [self.expires_at, self.deadline_watch.map(|watch| watch.at)].into_iter().flatten().min(),
         }
     }
 

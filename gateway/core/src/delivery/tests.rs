@@ -216,6 +216,28 @@ fn the_end_of_its_time_ends_a_message_wherever_it_waits() {
     assert_eq!(attempting.alarm(), None);
 }
 
+#[test]
+fn a_deadline_is_warned_of_and_never_passes_in_silence() {
+    let mut metadata = plain();
+    metadata["deadline"] = at(100).to_string().into();
+    let waiting = accepted(metadata, Some(&route(ChannelKind::Mailbox)))
+        .warned_before(std::time::Duration::from_secs(60));
+    let (waiting, _) = run(waiting, vec![(Input::Sealed(seal()), 1)]);
+    assert_eq!(waiting.alarm(), Some(at(40)));
+    let (warned, events) = run(waiting.clone(), vec![(Input::Due, 40)]);
+    assert_eq!(events, [EventKind::DeadlineNear { deadline: at(100) }]);
+    assert_eq!((warned.state.clone(), warned.alarm()), (State::Delivered, Some(at(100))));
+    let (missed, events) = run(warned.clone(), vec![(Input::Due, 100)]);
+    assert_eq!(events, [EventKind::DeadlineMissed { deadline: at(100) }]);
+    assert_eq!((missed.state, missed.deadline_watch), (State::Delivered, None));
+    // Nobody looked before it was over: no warning after the event.
+    let (late, events) = run(waiting, vec![(Input::Due, 200)]);
+    assert_eq!((events, late.alarm()), (vec![EventKind::DeadlineMissed { deadline: at(100) }], None));
+    // With the department in time: nothing to say.
+    let (done, _) = run(warned, vec![(lease(1, 60), 50), (acknowledge(1), 51)]);
+    assert_eq!(done.alarm(), None);
+}
+
 /// A message whose time ended while somebody worked on it.
 fn ends_late(delivery: Delivery) {
     let (expired, _) = run(delivery, vec![(Input::Due, 60)]);

@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 
 use super::event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, SealRecord};
-use super::state::{DeadReason, Delivery, ItemState, MailboxItem, Placement, RejectReason, State};
+use super::state::{
+    DeadReason, DeadlineWatch, Delivery, ItemState, MailboxItem, Placement, RejectReason, State,
+};
 use crate::id::{LeaseId, MessageId};
 use crate::key::AccountName;
 use crate::route::{ChannelKind, Destination, Route};
@@ -66,7 +68,7 @@ pub enum Input {
     },
     /// The gateway cannot work on the message at all.
     Damaged(FailureReason),
-    /// A point in time the delivery waited for has come (retry, end of a department's lease, `notBefore`, `expiresAt`).
+    /// A point in time the delivery waited for has come (retry, end of a department's lease, `notBefore`, `expiresAt`, `deadline`).
     Due,
     /// A department leases it from the mailbox.
     Lease {
@@ -387,6 +389,13 @@ impl Step {
             self.expire();
             return Ok(());
         }
+        if self.delivery.alarm().is_some()
+            && let (Some(watch), Some(deadline)) = (self.delivery.deadline_watch, self.delivery.deadline)
+            && watch.at <= self.now
+        {
+            self.watch_deadline(deadline);
+            return Ok(());
+        }
         let item = self.delivery.item.as_mut();
         match (&self.delivery.state, item) {
             (State::Accepted { retry_at: Some(at) }, _) if *at <= self.now => {
@@ -411,6 +420,17 @@ impl Step {
             _ => return Err(Refusal::NotNow),
         }
         Ok(())
+    }
+
+    /// First a warning, then the truth; if the deadline has passed already, only the truth.
+    fn watch_deadline(&mut self, deadline: Timestamp) {
+        if deadline <= self.now {
+            self.delivery.deadline_watch = None;
+            self.note(EventKind::DeadlineMissed { deadline });
+        } else {
+            self.delivery.deadline_watch = Some(DeadlineWatch { at: deadline, last: true });
+            self.note(EventKind::DeadlineNear { deadline });
+        }
     }
 
     fn lease(&mut self, lease: LeaseId, account: AccountName, until: Timestamp) -> Result<(), Refusal> {

@@ -49,6 +49,13 @@ pub enum Observation<'a> {
         /// Stable code of the last failure.
         code: &'a str,
     },
+    /// A deadline comes near, or has passed.
+    Deadline {
+        /// Message.
+        id: MessageId,
+        /// Whether it has passed.
+        missed: bool,
+    },
     /// A seal could not be made.
     SealFailed {
         /// Message.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use amtsbote_core::account::{Account, Credential, LocalChannel, Role};
 use amtsbote_core::delivery::RetryPolicy;
 use amtsbote_core::engine::{DestinationPolicy, EngineOptions, Policies, Retention};
+use amtsbote_core::intake::DEADLINE_WARNING;
 use amtsbote_core::route::Destination;
 use amtsbote_dvdv::EntryPath;
 use amtsbote_http::Limits;
@@ -69,7 +70,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     let retention = retention(root.section(findings, "retention"), findings);
     let engine_section = root.section(findings, "engine");
     let recheck_after = directory.as_ref().map_or(600 * SECOND, |directory| directory.fresh);
-    let (engine, hold, drain) = engine(engine_section, findings);
+    let (engine, hold, drain, deadline_warning) = engine(engine_section, findings);
     let usual = DestinationPolicy { retry, ..engine.policies.usual };
     let special = destinations(&mut root, findings, &usual);
     let policies = Policies { usual, special };
@@ -93,6 +94,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
         engine,
         hold,
         drain,
+        deadline_warning,
         brokers,
         inline_max,
         accounts,
@@ -317,7 +319,8 @@ fn retention(mut section: Section<'_>, findings: &mut Findings) -> Retention {
     Retention { payload, record, interval }
 }
 
-fn engine(mut section: Section<'_>, findings: &mut Findings) -> (EngineOptions, bool, Duration) {
+/// Options of the engine, whether it is held, time to drain, and how long before a deadline somebody is told.
+fn engine(mut section: Section<'_>, findings: &mut Findings) -> (EngineOptions, bool, Duration, Duration) {
     let default = EngineOptions::default();
     let mut size = |section: &mut Section<'_>, key: &str, default: usize| {
         usize::try_from(section.number(findings, key, default as u64, 1..=10_000)).unwrap_or(default)
@@ -329,6 +332,7 @@ fn engine(mut section: Section<'_>, findings: &mut Findings) -> (EngineOptions, 
     let attempt_lease = section.duration(findings, "attempt_lease", default.attempt_lease);
     let hold = section.flag(findings, "hold", false);
     let drain = section.duration(findings, "drain", 20 * SECOND);
+    let warning = section.duration(findings, "deadline_warning", DEADLINE_WARNING);
     section.close(findings);
     let options = EngineOptions {
         prepare_concurrency,
@@ -337,7 +341,7 @@ fn engine(mut section: Section<'_>, findings: &mut Findings) -> (EngineOptions, 
         attempt_lease,
         ..default
     };
-    (options, hold, drain)
+    (options, hold, drain, warning)
 }
 
 fn amqp(mut section: Section<'_>, findings: &mut Findings) -> u64 {
