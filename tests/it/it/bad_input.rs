@@ -301,7 +301,7 @@ async fn a_lease_that_ran_out_is_refused_and_the_message_goes_to_the_next_worker
         (&json!(id), &json!(2), &json!(true))
     );
     let late = department.on_message(&id, "acknowledge", Some(&lost), None).await;
-    assert_eq!((late.status, late.problem()), (403, "lease-wrong"));
+    assert_eq!((late.status, late.problem()), (409, "lease-lost"));
     let longer = department
         .request(Method::PATCH, &format!("/v1/mailbox/leases/{lost}"))
         .json(&json!({ "seconds": 60 }));

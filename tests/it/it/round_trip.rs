@@ -131,7 +131,7 @@ async fn leases_are_exclusive_extendable_and_can_be_given_back() {
     let (second, messages) = department.lease(5).await;
     assert_eq!((&messages[0]["attempt"], &messages[0]["redelivered"]), (&json!(2), &json!(true)));
     let late = department.on_message(&id, "acknowledge", Some(&token), None).await;
-    assert_eq!((late.status, late.problem()), (403, "lease-wrong"));
+    assert_eq!((late.status, late.problem()), (409, "lease-lost"));
     let reject = json!({ "code": "unzustaendig", "detail": "Bitte an das Sozialamt." });
     let rejected = department.on_message(&id, "reject", Some(&second), Some(reject)).await;
     assert_eq!((rejected.status, &rejected.json["state"]), (200, &json!("rejected")));

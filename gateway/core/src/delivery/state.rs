@@ -157,6 +157,9 @@ pub struct MailboxItem {
     pub state: ItemState,
     /// When it became available first.
     pub delivered_at: Timestamp,
+    /// The lease that ended last without an acknowledge: its holder is told that it was lost, not that it is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_lease: Option<LeaseId>,
     /// First lease or download.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_fetched_at: Option<Timestamp>,

@@ -155,6 +155,14 @@ fn a_worker_that_lost_its_lease_cannot_complete() {
 }
 
 #[test]
+fn a_department_that_lost_its_lease_is_told_so() {
+    let (again, _) = run(in_mailbox(), vec![(lease(1, 60), 2), (Input::Due, 60), (lease(2, 120), 61)]);
+    assert_eq!(again.apply(acknowledge(1), at(62)).unwrap_err(), Refusal::LeaseLost);
+    assert_eq!(again.apply(acknowledge(3), at(62)).unwrap_err(), Refusal::WrongLease);
+    assert!(again.apply(acknowledge(2), at(62)).is_ok());
+}
+
+#[test]
 fn a_message_that_kills_its_workers_is_given_up_in_the_end() {
     let last = FailureReason { code: "outcome-unknown".to_owned(), detail: String::new() };
     let reason = DeadReason::AttemptsExhausted { last };

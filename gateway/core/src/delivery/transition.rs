@@ -282,6 +282,7 @@ impl Step {
                 mailbox: destination.organization.clone(),
                 state: ItemState::Available,
                 delivered_at: self.now,
+                lost_lease: None,
                 first_fetched_at: None,
             });
             self.enter(State::Delivered);
@@ -407,8 +408,9 @@ impl Step {
                 };
                 self.queue(destination);
             }
-            (State::Delivered | State::Fetched, Some(MailboxItem { state, .. })) => match state {
-                ItemState::Leased { until, .. } if *until <= self.now => {
+            (State::Delivered | State::Fetched, Some(MailboxItem { state, lost_lease, .. })) => match state {
+                ItemState::Leased { until, lease } if *until <= self.now => {
+                    *lost_lease = Some(*lease);
                     *state = ItemState::Available;
                     self.note(EventKind::LeaseExpired);
                 }
@@ -466,6 +468,7 @@ impl Step {
                     Err(Refusal::LeaseLost)
                 }
             }
+            ItemState::Leased { .. } if item.lost_lease == Some(lease) => Err(Refusal::LeaseLost),
             ItemState::Leased { .. } => Err(Refusal::WrongLease),
             ItemState::Available => Err(Refusal::LeaseLost),
             ItemState::Acknowledged { .. } | ItemState::Gone => Err(Refusal::Finished),
@@ -473,7 +476,8 @@ impl Step {
     }
 
     fn release(&mut self, lease: LeaseId, account: AccountName) -> Result<(), Refusal> {
-        self.holder(lease)?.state = ItemState::Available;
+        let item = self.holder(lease)?;
+        (item.state, item.lost_lease) = (ItemState::Available, Some(lease));
         self.note(EventKind::Released { account });
         Ok(())
     }
