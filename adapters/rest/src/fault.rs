@@ -119,7 +119,7 @@ pub(crate) fn store(error: &StoreError) -> Problem {
             )
         }
         StoreError::Full => {
-            // The store itself reports once that it is full, and readiness shows it.
+            // The store itself reports once that it is full or has stopped, and readiness shows it.
             tracing::debug!(error = error as &dyn std::error::Error, "A request was refused.");
             Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -129,7 +129,12 @@ pub(crate) fn store(error: &StoreError) -> Problem {
             .retry_after(STORE_RETRY)
         }
         StoreError::Io { .. } | StoreError::Stopped { .. } => {
-            tracing::error!(error = error as &dyn std::error::Error, "A request failed.");
+            match error {
+                StoreError::Stopped { .. } => {
+                    tracing::debug!("A request was refused because the store has stopped.")
+                }
+                _ => tracing::error!(error = error as &dyn std::error::Error, "A request failed."),
+            }
             Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "store-unavailable",

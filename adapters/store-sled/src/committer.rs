@@ -464,7 +464,6 @@ impl Committer {
             StoreError::Io { doing, source } => format!("{doing} failed: {source}"),
             other => other.to_string(),
         };
-        tracing::error!(reason, "The store stops: nobody knows what is on disk.");
         self.shared.stop(reason.clone());
         WriteFailure::Stopped(reason)
     }

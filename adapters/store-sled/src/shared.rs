@@ -106,8 +106,13 @@ impl Shared {
         self.full.load(Ordering::Relaxed)
     }
 
+    /// Nothing is committed any more. The first reason stays and is reported, whoever found it.
     pub(crate) fn stop(&self, reason: String) {
-        self.stopped.write().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        let mut stopped = self.stopped.write().unwrap_or_else(PoisonError::into_inner);
+        if stopped.is_none() {
+            tracing::error!(reason, "The store stops; the journal is replayed at the next start.");
+            *stopped = Some(reason);
+        }
     }
 
     pub(crate) fn stopped(&self) -> Option<String> {

@@ -87,7 +87,7 @@ impl SledStore {
         let thread = std::thread::Builder::new().name("store-commit".to_owned()).spawn(move || {
             let ended = std::panic::catch_unwind(AssertUnwindSafe(|| committer.run(&receiver)));
             if ended.is_err() {
-                shared.stop("the committer died; the journal is replayed at the next start".to_owned());
+                shared.stop("the committer died".to_owned());
             }
         })?;
         Ok(Self { inner, committer: Mutex::new(Some(thread)), _lock: lock })

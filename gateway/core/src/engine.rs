@@ -298,24 +298,19 @@ impl Engine {
         let policy = self.options.policies.of(destination);
         // Those that were started a moment ago may still be listed.
         let listed = room + policy.concurrency;
-        let all = self.ports.store.ready(destination, Priority::High, listed).await?;
+        let mut all = self.ports.store.ready(destination, Priority::High, listed).await?.into_iter();
         let mut normal = None;
         let mut started = 0;
         while started < room {
-            let due = |flight: &InFlight, ids: &[MessageId]| {
-                ids.iter().copied().find(|id| !flight.attempting.contains(id))
-            };
             let mut pick = None;
             if flight.lanes.is_normal_turn(destination) {
-                let ids = match &normal {
-                    Some(ids) => ids,
-                    None => {
-                        normal.insert(self.ports.store.ready(destination, Priority::Normal, listed).await?)
-                    }
-                };
-                pick = due(flight, ids);
+                if normal.is_none() {
+                    let ids = self.ports.store.ready(destination, Priority::Normal, listed).await?;
+                    normal = Some(ids.into_iter());
+                }
+                pick = normal.as_mut().and_then(|ids| ids.find(|id| !flight.attempting.contains(id)));
             }
-            let Some(id) = pick.or_else(|| due(flight, &all)) else { break };
+            let Some(id) = pick.or_else(|| all.find(|id| !flight.attempting.contains(id))) else { break };
             flight.attempting.insert(id);
             flight.lanes.begin(destination, policy, self.ports.clock.now());
             let engine = Arc::clone(self);

@@ -71,7 +71,8 @@ impl Mailboxes {
         Self { store, clock, entropy, wake }
     }
 
-    /// Leases available messages, waiting for the first if asked to, at most until the process ends. Cancel-safe: a lease the caller never saw runs out.
+    /// Leases available messages, waiting for the first if asked to, at most until the process ends. Cancel-safe: a lease the
+    /// caller never saw runs out.
     ///
     /// # Errors
     /// When the store fails.

@@ -70,7 +70,7 @@ impl<'de> Deserialize<'de> for Sha256Digest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
-    /// Before `normal`; one of eight picks still goes to `normal`.
+    /// Before `normal`; of the hand-overs to a push channel one of eight still goes to `normal`.
     High,
     /// The usual class.
     #[default]

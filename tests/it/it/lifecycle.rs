@@ -1,5 +1,6 @@
 //! Start, reload, stop, and everything that keeps a gateway from starting.
 
+use amtsbote_certs::{KeyKind, Purpose};
 use amtsbote_it::{Lab, METADATA, Options, binary, run};
 use reqwest::Method;
 use serde_json::json;
@@ -279,6 +280,30 @@ async fn certificates_are_replaced_by_a_hangup_or_not_at_all() {
     wait_for(&lab, "were read again").await;
     lab.client("portal").submit("2", METADATA, b"x").await;
     assert!(served().await <= before, "it counts down");
+    let shown = || {
+        let address = lab.gateway().exchange;
+        let ask = format!(
+            "openssl s_client -connect {address} </dev/null 2>/dev/null | openssl x509 -noout -fingerprint"
+        );
+        run(&lab.path(""), "bash", &["-c", &ask]).stdout
+    };
+    let old = shown();
+    assert!(!old.is_empty());
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+    lab.pki.add("server-next", &Purpose::Server(names), KeyKind::P256).unwrap();
+    for kind in ["pem", "key"] {
+        std::fs::copy(lab.path(&format!("pki/server-next.{kind}")), lab.path(&format!("pki/server.{kind}")))
+            .unwrap();
+    }
+    lab.signal_gateway("HUP");
+    let replaced = async {
+        let mut every = tokio::time::interval(std::time::Duration::from_millis(50));
+        while shown() == old {
+            every.tick().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), replaced).await.unwrap();
+    lab.client("portal").submit("3", METADATA, b"x").await;
 }
 
 #[tokio::test]

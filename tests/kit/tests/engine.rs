@@ -33,6 +33,7 @@ struct Lab {
     directory: Arc<FakeDirectory>,
     engine: Arc<Engine>,
     mailboxes: Mailboxes,
+    wake: Arc<Wake>,
     department: Arc<Account>,
     samples: Acceptances,
     stop: CancellationToken,
@@ -67,7 +68,8 @@ impl Lab {
             channel,
             directory,
             engine: Engine::new(ports, options),
-            mailboxes: Mailboxes::new(port, clock, entropy, wake),
+            mailboxes: Mailboxes::new(port, clock, entropy, Arc::clone(&wake)),
+            wake,
             department,
             samples: Acceptances::default(),
             stop: CancellationToken::new(),
@@ -248,6 +250,21 @@ async fn a_route_is_looked_up_again_before_a_late_attempt() {
     lab.directory.list(OFFICE, endpoint(QUEUE));
     lab.run(Duration::from_secs(130)).await;
     assert_eq!(lab.state(id).await, State::Delivered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_poll_ends_at_once_when_the_process_ends() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default());
+    let request = LeaseRequest { max: 1, duration: Duration::from_secs(60), wait: Duration::from_secs(60) };
+    let began = tokio::time::Instant::now();
+    let ending = async {
+        // Long after the poll has begun to wait.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        lab.wake.close();
+    };
+    let (lease, ()) = tokio::join!(lab.mailboxes.lease(&lab.department, request), ending);
+    assert!(lease.unwrap().messages.is_empty());
+    assert_eq!(began.elapsed().as_secs(), 5);
 }
 
 fn limited(concurrency: usize, rate: Option<u32>) -> EngineOptions {
