@@ -15,6 +15,7 @@
 
 mod committer;
 mod frame;
+mod group;
 mod index;
 mod keys;
 mod known;

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use amtsbote_core::id::MessageId;
 
-use crate::committer::{Group, NewMessage, NewState};
 use crate::frame::{Found, FrameKind, Header, Position};
+use crate::group::{Group, NewMessage, NewState};
 use crate::index::{Index, IndexError};
 use crate::keys;
 use crate::quarantine::Quarantine;

@@ -22,8 +22,9 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use crate::committer::{Committer, NewMessage, NewState, Request, index_failed};
+use crate::committer::{Committer, Request, index_failed};
 use crate::frame::{Body, FrameKind};
+use crate::group::{NewMessage, NewState};
 use crate::index::Index;
 use crate::keys::{self, Head};
 use crate::known::IntakeHash;
