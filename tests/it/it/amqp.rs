@@ -41,6 +41,12 @@ fn plain(broker: &Rabbitmq) -> String {
     format!("amqp://127.0.0.1:{}/%2f", broker.port)
 }
 
+/// A broker with the queue of the department.
+async fn broker_with_queue() -> Rabbitmq {
+    let queues = vec![("dept.q".to_owned(), false)];
+    Rabbitmq::start(&RabbitmqOptions { queues, ..RabbitmqOptions::default() }).await
+}
+
 async fn consumer(broker: &Rabbitmq, queue: &str) -> (Connection, Consumer) {
     let connection = Connection::connect(&broker.url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -96,9 +102,7 @@ fn last_failure(events: &Value) -> String {
 
 #[tokio::test]
 async fn a_message_reaches_a_queue_with_everything_a_department_needs() {
-    let options =
-        RabbitmqOptions { queues: vec![("dept.q".to_owned(), false)], ..RabbitmqOptions::default() };
-    let broker = Rabbitmq::start(&options).await;
+    let broker = broker_with_queue().await;
     let lab = lab(&plain(&broker), "amqp://main?queue=dept.q", "[amqp]\ninline_max_bytes = 1000\n").await;
     let (_connection, mut consumer) = consumer(&broker, "dept.q").await;
     let id = lab.client("portal").submit("1", METADATA, b"<antrag/>").await;
@@ -165,9 +169,7 @@ async fn returned_refused_and_oversized_messages_are_failures_with_reasons() {
 
 #[tokio::test]
 async fn a_broker_that_goes_down_gets_everything_once_it_is_back() {
-    let options =
-        RabbitmqOptions { queues: vec![("dept.q".to_owned(), false)], ..RabbitmqOptions::default() };
-    let mut broker = Rabbitmq::start(&options).await;
+    let mut broker = broker_with_queue().await;
     let lab = lab(&plain(&broker), "amqp://main?queue=dept.q", "").await;
     let first = lab.client("portal").submit("1", METADATA, b"before").await;
     reaches(&lab, &first, "delivered").await;
@@ -207,9 +209,7 @@ async fn a_queue_is_declared_where_the_operator_wants_it() {
 
 #[tokio::test]
 async fn a_blocked_broker_is_left_alone_until_it_recovers() {
-    let options =
-        RabbitmqOptions { queues: vec![("dept.q".to_owned(), false)], ..RabbitmqOptions::default() };
-    let broker = Rabbitmq::start(&options).await;
+    let broker = broker_with_queue().await;
     let lab = lab(&plain(&broker), "amqp://main?queue=dept.q", "[engine]\nattempt_lease = \"4s\"\n").await;
     let first = lab.client("portal").submit("1", METADATA, b"1").await;
     reaches(&lab, &first, "delivered").await;
@@ -293,9 +293,7 @@ async fn breaking_proxy(broker: u16, at: &'static [u8]) -> u16 {
 
 #[tokio::test]
 async fn a_confirm_that_is_lost_leads_to_a_marked_repetition() {
-    let options =
-        RabbitmqOptions { queues: vec![("dept.q".to_owned(), false)], ..RabbitmqOptions::default() };
-    let broker = Rabbitmq::start(&options).await;
+    let broker = broker_with_queue().await;
     let proxy = breaking_proxy(broker.port, b"<lost-confirm/>").await;
     let lab = lab(&format!("amqp://127.0.0.1:{proxy}/%2f"), "amqp://main?queue=dept.q", "").await;
     let id = lab.client("portal").submit("1", METADATA, b"<lost-confirm/>").await;
@@ -313,9 +311,7 @@ async fn a_confirm_that_is_lost_leads_to_a_marked_repetition() {
 
 #[tokio::test]
 async fn a_message_whose_references_fit_no_frame_is_dead_lettered_and_hurts_nobody() {
-    let options =
-        RabbitmqOptions { queues: vec![("dept.q".to_owned(), false)], ..RabbitmqOptions::default() };
-    let broker = Rabbitmq::start(&options).await;
+    let broker = broker_with_queue().await;
     let lab = lab(&plain(&broker), "amqp://main?queue=dept.q", "").await;
     let portal = lab.client("portal");
     let mut form = reqwest::multipart::Form::new()
