@@ -77,6 +77,8 @@ pub(crate) fn refusal(refusal: Refusal) -> Problem {
             "handed-out",
             "The message was already handed out and cannot be withdrawn",
         ),
+        Refusal::Held => Problem::new(StatusCode::CONFLICT, "held", "An operator holds the message"),
+        Refusal::NotDead => Problem::new(StatusCode::CONFLICT, "not-dead", "The message is no dead letter"),
         Refusal::NotNow => {
             Problem::new(StatusCode::CONFLICT, "state", "The message is not in a state for this")
         }

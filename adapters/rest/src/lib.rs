@@ -3,6 +3,7 @@
 //! A thin driving adapter: it knows who calls, reads what they send under limits, and leaves every decision to core. What
 //! belongs to others answers exactly like what does not exist.
 
+mod admin;
 mod caller;
 mod describe;
 mod fault;
@@ -28,6 +29,7 @@ use amtsbote_core::route::Router;
 use amtsbote_core::submissions::Submissions;
 use arc_swap::ArcSwap;
 
+pub use admin::{AdminServices, admin_document, admin_router};
 pub use caller::{authenticate, role_missing};
 pub use openapi::{document, router};
 pub use quota::Quotas;

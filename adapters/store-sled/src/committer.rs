@@ -15,7 +15,7 @@ use amtsbote_core::port::{CommitError, StoreError};
 use tokio::sync::oneshot;
 
 use crate::frame::{Body, Position};
-use crate::group::{Group, NewMessage, NewState, Taken};
+use crate::group::{Group, NewMessage, NewNote, NewState, Taken};
 use crate::index::{Index, IndexError};
 use crate::payload::write_error;
 use crate::record::{Checkpoint, CheckpointRecord, encode};
@@ -45,6 +45,7 @@ pub(crate) enum Request {
     Change {
         body: Body,
         states: Vec<NewState>,
+        notes: Vec<NewNote>,
         done: oneshot::Sender<Result<(), CommitError>>,
     },
     Forget {
@@ -57,6 +58,12 @@ pub(crate) enum Request {
         body: Body,
         id: MessageId,
         version: u64,
+        done: oneshot::Sender<Result<bool, StoreError>>,
+    },
+    /// Writes notes again, if all of them still lie where they were seen.
+    MoveNotes {
+        body: Body,
+        notes: Vec<(NewNote, Position)>,
         done: oneshot::Sender<Result<bool, StoreError>>,
     },
     /// Writes records of forgotten messages again.
@@ -79,6 +86,7 @@ impl Request {
             | Self::Change { body, .. }
             | Self::Forget { body, .. }
             | Self::Move { body, .. }
+            | Self::MoveNotes { body, .. }
             | Self::Keep { body, .. } => Some(body),
             Self::Checkpoint { .. } | Self::Stop => None,
         }
@@ -89,7 +97,7 @@ impl Request {
         match self {
             Self::Accept { done, .. } => drop(done.send(Err(error()))),
             Self::Change { done, .. } => drop(done.send(Err(error().into()))),
-            Self::Move { done, .. } => drop(done.send(Err(error()))),
+            Self::Move { done, .. } | Self::MoveNotes { done, .. } => drop(done.send(Err(error()))),
             Self::Forget { done, .. } | Self::Keep { done, .. } | Self::Checkpoint { done } => {
                 drop(done.send(Err(error())));
             }
@@ -268,12 +276,21 @@ impl Committer {
         match (request, reply) {
             (Request::Accept { done, .. }, Reply::Accepted(taken)) => drop(done.send(Ok(taken))),
             (Request::Change { done, .. }, Reply::Changed(result)) => drop(done.send(result)),
-            (Request::Move { done, .. }, Reply::Moved(moved)) => drop(done.send(Ok(moved))),
+            (Request::Move { done, .. } | Request::MoveNotes { done, .. }, Reply::Moved(moved)) => {
+                drop(done.send(Ok(moved)));
+            }
             (Request::Forget { done, .. } | Request::Keep { done, .. }, _) => drop(done.send(Ok(()))),
             (Request::Checkpoint { done }, _) => {
                 drop(done.send(self.checkpoint_now()));
             }
-            (Request::Accept { .. } | Request::Change { .. } | Request::Move { .. } | Request::Stop, _) => {}
+            (
+                Request::Accept { .. }
+                | Request::Change { .. }
+                | Request::Move { .. }
+                | Request::MoveNotes { .. }
+                | Request::Stop,
+                _,
+            ) => {}
         }
     }
 
@@ -355,11 +372,11 @@ fn decide(
         Request::Accept { message, body, .. } => match group.taken(index, message)? {
             Some(taken) => (Reply::Accepted(Some(taken)), false),
             None => {
-                group.accept(message, at, body.length);
+                group.accept(index, message, at, body.length)?;
                 (Reply::Accepted(None), true)
             }
         },
-        Request::Change { states, .. } => {
+        Request::Change { states, notes, .. } => {
             let mut heads = Vec::with_capacity(states.len());
             for state in states {
                 match group.head(index, state.id)? {
@@ -368,7 +385,10 @@ fn decide(
                 }
             }
             for (state, head) in states.iter().zip(heads) {
-                group.change(state, head, at);
+                group.change(index, state, head, at)?;
+            }
+            for note in notes {
+                group.note(index, note, at)?;
             }
             (Reply::Changed(Ok(())), true)
         }
@@ -387,6 +407,17 @@ fn decide(
             }
             _ => (Reply::Moved(false), false),
         },
+        Request::MoveNotes { notes, .. } => {
+            for (note, seen) in notes {
+                if !group.note_is_at(index, &note.key, *seen)? {
+                    return Ok((Reply::Moved(false), false));
+                }
+            }
+            for (note, _) in notes {
+                group.note(index, note, at)?;
+            }
+            (Reply::Moved(true), true)
+        }
         Request::Keep { .. } => (Reply::Done, true),
         Request::Checkpoint { .. } | Request::Stop => (Reply::Done, false),
     })

@@ -1,13 +1,13 @@
 //! What one group of requests changes, on top of the index, before it is durable. Also how replay applies a frame.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use amtsbote_core::id::MessageId;
 use amtsbote_core::message::Sha256Digest;
 
 use crate::frame::Position;
-use crate::index::{Index, IndexError, Op};
-use crate::keys::{self, FrameRef, Head};
+use crate::index::{Index, IndexError, Op, Row};
+use crate::keys::{self, FrameRef, Head, NoteRow, Rows};
 use crate::known::IntakeHash;
 use crate::record::Entry;
 
@@ -20,10 +20,7 @@ pub(crate) struct NewMessage {
     /// In which the message was received.
     pub(crate) week: u32,
     pub(crate) version: u64,
-    pub(crate) queue: Vec<u8>,
-    /// Only a message that was written again can be leased already.
-    pub(crate) lease: Vec<u8>,
-    pub(crate) alarm: Vec<u8>,
+    pub(crate) rows: Rows,
     pub(crate) delivery: Vec<u8>,
 }
 
@@ -33,15 +30,26 @@ pub(crate) struct NewState {
     pub(crate) id: MessageId,
     pub(crate) expected: u64,
     pub(crate) version: u64,
-    pub(crate) queue: Vec<u8>,
-    pub(crate) lease: Vec<u8>,
-    pub(crate) alarm: Vec<u8>,
+    pub(crate) rows: Rows,
     pub(crate) delivery: Vec<u8>,
     /// Bytes of the first frame that are no longer needed, when the payload goes.
     pub(crate) freed: u64,
     /// Where the change lies in its frame.
     pub(crate) entry: Entry,
 }
+
+/// A note that is kept or taken away.
+#[derive(Debug)]
+pub(crate) struct NewNote {
+    /// Its key in the index.
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<String>,
+    /// Where it lies in its frame.
+    pub(crate) entry: Entry,
+}
+
+/// Stands in for the message that owns a row: notes belong to none.
+const NOBODY: MessageId = MessageId::from_bytes([0; 16]);
 
 /// What accept finds when the key is taken.
 pub(crate) type Taken = (MessageId, Sha256Digest);
@@ -51,6 +59,8 @@ pub(crate) type Taken = (MessageId, Sha256Digest);
 pub(crate) struct Group {
     heads: HashMap<MessageId, Option<Head>>,
     intakes: HashMap<IntakeHash, Taken>,
+    notes: HashMap<Vec<u8>, FrameRef>,
+    lines: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     pub(crate) ops: Vec<Op>,
     pub(crate) live: Vec<(u32, i64)>,
 }
@@ -83,62 +93,154 @@ impl Group {
         Ok(value.map(|value| keys::parse_intake_value(&value)).transpose()?)
     }
 
-    pub(crate) fn accept(&mut self, message: &NewMessage, at: Position, length: u64) {
+    /// Puts a message into its queue and its line, and takes it out of those it stood in before. Who becomes the first in line
+    /// by that, or no longer is, appears in its queue or disappears. All that belongs to this message's batch of the index, so
+    /// that a crash never shows half of it.
+    fn place(&mut self, index: &Index, id: MessageId, old: &Rows, new: &Rows) -> Result<(), IndexError> {
+        let visible = self.stand_in_line(index, id, &old.line, new)?;
+        let moves = [(&old.lease, &new.lease), (&old.alarm, &new.alarm)];
+        for (old, new) in moves.into_iter().filter(|(old, new)| old != new) {
+            self.put(id, old.clone(), None);
+            self.put(id, new.clone(), Some(Vec::new()));
+        }
+        if old.queue != new.queue {
+            self.put(id, old.queue.clone(), None);
+        }
+        if !visible {
+            self.put(id, new.queue.clone(), None);
+        } else if old.queue != new.queue || old.line != new.line {
+            self.put(id, new.queue.clone(), Some(new.value.clone()));
+        }
+        Ok(())
+    }
+
+    /// Whether the message may appear in its queue.
+    fn stand_in_line(
+        &mut self,
+        index: &Index,
+        id: MessageId,
+        old: &[u8],
+        new: &Rows,
+    ) -> Result<bool, IndexError> {
+        if !old.is_empty() && old != new.line {
+            let first = self.first_in_line(index, old)?;
+            self.put_line(id, old.to_vec(), None);
+            if first.is_some_and(|(first, _)| first == old)
+                && let Some((_, queue)) = self.first_in_line(index, old)?
+            {
+                self.put(id, queue, Some(Vec::new()));
+            }
+        }
+        if new.line.is_empty() {
+            return Ok(true);
+        }
+        let queue = if new.is_gated() { new.queue.clone() } else { Vec::new() };
+        let first = self.first_in_line(index, &new.line)?;
+        self.put_line(id, new.line.clone(), Some(queue));
+        match first {
+            Some((first, _)) if first < new.line => Ok(!new.is_gated()),
+            Some((first, queue)) if first > new.line => {
+                self.put(id, queue, None);
+                Ok(true)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn put_line(&mut self, owner: MessageId, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.put(owner, key.clone(), value.clone());
+        self.lines.insert(key, value);
+    }
+
+    /// The first that stands in the same line, with the queue it would appear in.
+    fn first_in_line(&self, index: &Index, line: &[u8]) -> Result<Option<Row>, IndexError> {
+        let prefix = keys::line_prefix(line);
+        let end = keys::behind(prefix);
+        let changed = || self.lines.range(prefix.to_vec()..end.clone());
+        let rows = index.scan(prefix, &end, changed().count() + 1)?;
+        let stored = rows.into_iter().find(|(key, _)| !self.lines.contains_key(key));
+        let new = changed().find_map(|(key, value)| Some((key.clone(), value.clone()?)));
+        Ok([stored, new].into_iter().flatten().min())
+    }
+
+    pub(crate) fn accept(
+        &mut self,
+        index: &Index,
+        message: &NewMessage,
+        at: Position,
+        length: u64,
+    ) -> Result<(), IndexError> {
         let weight = u32::try_from(length).unwrap_or(u32::MAX);
         self.live.push((at.segment, i64::from(weight)));
         let intake = keys::intake(&message.intake, message.week);
         self.intakes.insert(message.intake, (message.id, message.content));
-        self.put(message.id, message.lease.clone(), Some(Vec::new()));
-        self.put(message.id, message.alarm.clone(), Some(Vec::new()));
         self.put(message.id, intake.clone(), Some(keys::intake_value(message.id, message.content)));
-        self.put(message.id, message.queue.clone(), Some(Vec::new()));
-        let head = Head {
-            version: message.version,
-            intake,
-            queue: message.queue.clone(),
-            lease: message.lease.clone(),
-            alarm: message.alarm.clone(),
-            frames: vec![FrameRef { at, weight }],
-            delivery: message.delivery.clone(),
-        };
-        self.put_head(message.id, head);
+        self.place(index, message.id, &Rows::default(), &message.rows)?;
+        let Rows { queue, lease, alarm, line, .. } = message.rows.clone();
+        let frames = vec![FrameRef { at, weight }];
+        let (version, delivery) = (message.version, message.delivery.clone());
+        self.put_head(message.id, Head { version, intake, queue, lease, alarm, line, frames, delivery });
+        Ok(())
     }
 
-    /// Takes back the queues of an older state that is replaced as a whole.
-    pub(crate) fn replace(&mut self, id: MessageId, old: Head) {
-        for key in [old.queue, old.lease, old.alarm] {
-            self.put(id, key, None);
-        }
+    /// Takes back the rows of an older state that is replaced as a whole.
+    pub(crate) fn replace(&mut self, index: &Index, id: MessageId, old: &Head) -> Result<(), IndexError> {
+        self.place(index, id, &old.rows(), &Rows::default())
     }
 
-    pub(crate) fn change(&mut self, state: &NewState, mut head: Head, frame: Position) {
+    pub(crate) fn change(
+        &mut self,
+        index: &Index,
+        state: &NewState,
+        mut head: Head,
+        frame: Position,
+    ) -> Result<(), IndexError> {
         if let Some(first) = head.frames.first_mut() {
             let freed = u32::try_from(state.freed).unwrap_or(u32::MAX).min(first.weight);
             first.weight -= freed;
             self.live.push((first.at.segment, -i64::from(freed)));
         }
-        let at = Position {
-            segment: frame.segment,
-            offset: frame.offset + crate::frame::HEADER as u64 + state.entry.offset,
-        };
-        self.live.push((at.segment, i64::from(state.entry.length)));
-        head.frames.push(FrameRef { at, weight: state.entry.length });
-        let (queue, lease, alarm) = (&mut head.queue, &mut head.lease, &mut head.alarm);
-        for (old, new) in [(queue, &state.queue), (lease, &state.lease), (alarm, &state.alarm)] {
-            if old != new {
-                self.put(state.id, std::mem::replace(old, new.clone()), None);
-                self.put(state.id, new.clone(), Some(Vec::new()));
-            }
-        }
+        let entry = entry_at(frame, state.entry);
+        self.live.push((entry.at.segment, i64::from(entry.weight)));
+        head.frames.push(entry);
+        self.place(index, state.id, &head.rows(), &state.rows)?;
+        let Rows { queue, lease, alarm, line, .. } = state.rows.clone();
+        (head.queue, head.lease, head.alarm, head.line) = (queue, lease, alarm, line);
         head.version = state.version;
         head.delivery.clone_from(&state.delivery);
         self.put_head(state.id, head);
+        Ok(())
+    }
+
+    /// Whether a note still lies where somebody saw it.
+    pub(crate) fn note_is_at(&self, index: &Index, key: &[u8], at: Position) -> Result<bool, IndexError> {
+        Ok(self.noted(index, key)?.is_some_and(|entry| entry.at == at))
+    }
+
+    fn noted(&self, index: &Index, key: &[u8]) -> Result<Option<FrameRef>, IndexError> {
+        if let Some(entry) = self.notes.get(key) {
+            return Ok(Some(*entry));
+        }
+        let row = index.get(key)?;
+        Ok(row.map(|row| NoteRow::decode(&row)).transpose()?.map(|row| row.entry))
+    }
+
+    pub(crate) fn note(&mut self, index: &Index, note: &NewNote, frame: Position) -> Result<(), IndexError> {
+        if let Some(old) = self.noted(index, &note.key)? {
+            self.live.push((old.at.segment, -i64::from(old.weight)));
+        }
+        let entry = entry_at(frame, note.entry);
+        self.live.push((entry.at.segment, i64::from(entry.weight)));
+        self.notes.insert(note.key.clone(), entry);
+        self.put(NOBODY, note.key.clone(), Some(NoteRow { entry, value: note.value.clone() }.encode()));
+        Ok(())
     }
 
     pub(crate) fn forget(&mut self, index: &Index, id: MessageId, head: Head) -> Result<(), IndexError> {
         for frame in &head.frames {
             self.live.push((frame.at.segment, -i64::from(frame.weight)));
         }
+        self.place(index, id, &head.rows(), &Rows::default())?;
         // By now the key may belong to a younger message.
         let owner = match keys::intake_parts(&head.intake).and_then(|(_, hash)| self.intakes.get(&hash)) {
             Some((owner, _)) => Some(*owner),
@@ -150,9 +252,7 @@ impl Group {
         if owner == Some(id) {
             self.put(id, head.intake, None);
         }
-        for key in [keys::head(id), head.queue, head.lease, head.alarm] {
-            self.put(id, key, None);
-        }
+        self.put(id, keys::head(id), None);
         self.heads.insert(id, None);
         Ok(())
     }
@@ -166,4 +266,10 @@ impl Group {
         head.frames = vec![FrameRef { at, weight }];
         self.put_head(id, head);
     }
+}
+
+/// Where an entry of a frame lies in the journal.
+fn entry_at(frame: Position, entry: Entry) -> FrameRef {
+    let offset = frame.offset + crate::frame::HEADER as u64 + entry.offset;
+    FrameRef { at: Position { segment: frame.segment, offset }, weight: entry.length }
 }

@@ -5,26 +5,32 @@
 //! | `h` id | [`Head`] |
 //! | `i` week, hash of the intake key | id, content digest |
 //! | `p` id | to be prepared |
-//! | `t` due, id | timer |
+//! | `t` due, id | timer; destination |
 //! | `a` due, id | alarm |
 //! | `r` destination, 0, class, deadline, id | ready for an attempt |
 //! | `m` mailbox, 0, class, deadline, id | available |
+//! | `o` hold, 0, class, deadline, id | kept back by a hold |
+//! | `x` since, id | dead |
 //! | `d` stripped, since, id | finished |
 //! | `l` lease, id | leased |
-//! | `!position-2` | position up to which the index is complete |
+//! | `k` destination, 0, hash of the ordering key, id | in line; its `r` or `m` key, which is only there for the first in line |
+//! | `c` kind, name | [`NoteRow`] |
+//! | `!position-3` | position up to which the index is complete |
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, ItemState, Placement};
+use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::message::{IntakeKey, Priority, Sha256Digest};
-use amtsbote_core::route::Destination;
+use amtsbote_core::port::NoteKind;
+use amtsbote_core::route::{ChannelKind, Destination};
 use sha2::{Digest, Sha256};
 
 use crate::frame::Position;
 use crate::known::IntakeHash;
 
 /// Its name changes with the format of the index: an index without it is rebuilt.
-pub(crate) const POSITION: &[u8] = b"!position-2";
+pub(crate) const POSITION: &[u8] = b"!position-3";
 
 /// Where a piece of a message lies: the whole frame with its record first, then the entry of each change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +38,38 @@ pub(crate) struct FrameRef {
     pub(crate) at: Position,
     /// Bytes that are still needed of it; for a change its whole length.
     pub(crate) weight: u32,
+}
+
+/// Where a message stands in the index besides its head; empty keys stand for none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Rows {
+    /// The queue it stands in.
+    pub(crate) queue: Vec<u8>,
+    /// What the row of the queue says.
+    pub(crate) value: Vec<u8>,
+    pub(crate) lease: Vec<u8>,
+    pub(crate) alarm: Vec<u8>,
+    pub(crate) line: Vec<u8>,
+}
+
+impl Rows {
+    /// The rows of a delivery.
+    pub(crate) fn of(delivery: &Delivery, id: MessageId) -> Self {
+        let queue = queue(delivery, id);
+        let destination = delivery.destination.as_ref().filter(|_| queue.starts_with(b"t"));
+        Self {
+            value: destination.map_or_else(Vec::new, |destination| destination.to_string().into_bytes()),
+            queue,
+            lease: lease(delivery, id),
+            alarm: alarm(delivery, id),
+            line: line(delivery, id),
+        }
+    }
+
+    /// Whether only the first in line may stand in the queue.
+    pub(crate) fn is_gated(&self) -> bool {
+        matches!(self.queue.first(), Some(b'r' | b'm'))
+    }
 }
 
 /// What the index knows of a message. Binary, so that the committer needs no parsing of JSON.
@@ -42,6 +80,7 @@ pub(crate) struct Head {
     pub(crate) queue: Vec<u8>,
     pub(crate) lease: Vec<u8>,
     pub(crate) alarm: Vec<u8>,
+    pub(crate) line: Vec<u8>,
     pub(crate) frames: Vec<FrameRef>,
     /// Delivery as JSON.
     pub(crate) delivery: Vec<u8>,
@@ -57,7 +96,7 @@ impl Head {
         let mut bytes =
             Vec::with_capacity(64 + self.queue.len() + self.frames.len() * 16 + self.delivery.len());
         bytes.extend_from_slice(&self.version.to_be_bytes());
-        for field in [&self.intake, &self.queue, &self.lease, &self.alarm] {
+        for field in [&self.intake, &self.queue, &self.lease, &self.alarm, &self.line] {
             bytes.extend_from_slice(&u16::try_from(field.len()).unwrap_or(u16::MAX).to_be_bytes());
             bytes.extend_from_slice(field);
         }
@@ -78,18 +117,72 @@ impl Head {
         let queue = rest.field()?.to_vec();
         let lease = rest.field()?.to_vec();
         let alarm = rest.field()?.to_vec();
+        let line = rest.field()?.to_vec();
         let count = rest.u32()?;
         let mut frames = Vec::with_capacity(count.min(1024) as usize);
         for _ in 0..count {
             let at = Position { segment: rest.u32()?, offset: rest.u64()? };
             frames.push(FrameRef { at, weight: rest.u32()? });
         }
-        Ok(Self { version, intake, queue, lease, alarm, frames, delivery: rest.0.to_vec() })
+        Ok(Self { version, intake, queue, lease, alarm, line, frames, delivery: rest.0.to_vec() })
+    }
+
+    /// The rows the message has besides its head.
+    pub(crate) fn rows(&self) -> Rows {
+        Rows {
+            queue: self.queue.clone(),
+            value: Vec::new(),
+            lease: self.lease.clone(),
+            alarm: self.alarm.clone(),
+            line: self.line.clone(),
+        }
     }
 
     pub(crate) fn parse_delivery(&self) -> Result<Delivery, Garbled> {
         serde_json::from_slice(&self.delivery).map_err(|_| Garbled)
     }
+}
+
+/// What the index knows of a note: where its entry lies, and what it says. A note that was taken away stays as long as an
+/// older frame of it may be in the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NoteRow {
+    pub(crate) entry: FrameRef,
+    pub(crate) value: Option<String>,
+}
+
+impl NoteRow {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let FrameRef { at, weight } = self.entry;
+        let mut bytes = Vec::with_capacity(17 + self.value.as_ref().map_or(0, String::len));
+        bytes.extend_from_slice(&at.segment.to_be_bytes());
+        bytes.extend_from_slice(&at.offset.to_be_bytes());
+        bytes.extend_from_slice(&weight.to_be_bytes());
+        bytes.push(u8::from(self.value.is_some()));
+        bytes.extend_from_slice(self.value.as_deref().unwrap_or_default().as_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Garbled> {
+        let mut rest = Fields(bytes);
+        let at = Position { segment: rest.u32()?, offset: rest.u64()? };
+        let entry = FrameRef { at, weight: rest.u32()? };
+        let kept = rest.take(1)? == [1];
+        let text = std::str::from_utf8(rest.0).map_err(|_| Garbled)?;
+        Ok(Self { entry, value: kept.then(|| text.to_owned()) })
+    }
+}
+
+/// First key behind everything with a prefix.
+pub(crate) fn behind(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
 }
 
 struct Fields<'a>(&'a [u8]);
@@ -214,8 +307,44 @@ pub(crate) fn finished_bound(stripped: bool, before: Timestamp) -> Vec<u8> {
     [finished_prefix(stripped).as_slice(), &sortable(before)].concat()
 }
 
+pub(crate) fn held_prefix(hold: &HoldKey) -> Vec<u8> {
+    [b"o", hold.to_string().as_bytes(), b"\0"].concat()
+}
+
+/// Key of a dead letter.
+pub(crate) fn dead(since: Timestamp, id: MessageId) -> Vec<u8> {
+    [b"x".as_slice(), &sortable(since), id.as_bytes()].concat()
+}
+
+/// Prefix of everything in line for the same ordering key.
+pub(crate) fn line_prefix(line: &[u8]) -> &[u8] {
+    &line[..line.len().saturating_sub(16)]
+}
+
+fn line(delivery: &Delivery, id: MessageId) -> Vec<u8> {
+    let Some((destination, key)) = delivery.line_key() else { return Vec::new() };
+    let hash: [u8; 32] = Sha256::digest(key.as_str()).into();
+    [b"k", destination.to_string().as_bytes(), b"\0", &hash[..16], id.as_bytes()].concat()
+}
+
+/// Prefix of all notes of a kind.
+pub(crate) fn notes(kind: NoteKind) -> Vec<u8> {
+    let kind = match kind {
+        NoteKind::Hold => b'h',
+        NoteKind::Breaker => b'b',
+        NoteKind::Job => b'j',
+        NoteKind::Audit => b'a',
+    };
+    vec![b'c', kind]
+}
+
+/// Key of a note.
+pub(crate) fn note(kind: NoteKind, name: &str) -> Vec<u8> {
+    [notes(kind).as_slice(), name.as_bytes()].concat()
+}
+
 /// Key of the queue a delivery stands in; empty for those that stand in none.
-pub(crate) fn queue(delivery: &Delivery, id: MessageId) -> Vec<u8> {
+fn queue(delivery: &Delivery, id: MessageId) -> Vec<u8> {
     match delivery.placement() {
         Placement::Prepare => [b"p", id.as_bytes().as_slice()].concat(),
         Placement::Timer { due } => [b"t".as_slice(), &sortable(due), id.as_bytes()].concat(),
@@ -228,12 +357,15 @@ pub(crate) fn queue(delivery: &Delivery, id: MessageId) -> Vec<u8> {
         Placement::Finished { since, stripped } => {
             [finished_bound(stripped, since).as_slice(), id.as_bytes()].concat()
         }
-        Placement::Parked => Vec::new(),
+        Placement::Held { hold, class, deadline } => {
+            [held_prefix(&hold), order(class, deadline, id)].concat()
+        }
+        Placement::Dead { since } => dead(since, id),
     }
 }
 
 /// Key of the alarm of a delivery; empty if it has none.
-pub(crate) fn alarm(delivery: &Delivery, id: MessageId) -> Vec<u8> {
+fn alarm(delivery: &Delivery, id: MessageId) -> Vec<u8> {
     match delivery.alarm() {
         Some(due) => [b"a".as_slice(), &sortable(due), id.as_bytes()].concat(),
         None => Vec::new(),
@@ -241,7 +373,7 @@ pub(crate) fn alarm(delivery: &Delivery, id: MessageId) -> Vec<u8> {
 }
 
 /// Key under which a leased message is found by its lease; empty if it is not leased.
-pub(crate) fn lease(delivery: &Delivery, id: MessageId) -> Vec<u8> {
+fn lease(delivery: &Delivery, id: MessageId) -> Vec<u8> {
     match delivery.item.as_ref().map(|item| &item.state) {
         Some(ItemState::Leased { lease, .. }) => [lease_prefix(*lease).as_slice(), id.as_bytes()].concat(),
         _ => Vec::new(),
@@ -262,12 +394,26 @@ pub(crate) fn due_of(key: &[u8]) -> Result<Timestamp, Garbled> {
     key.get(1..9).and_then(from_sortable).ok_or(Garbled)
 }
 
-/// Prefix and destination of a ready key.
-pub(crate) fn destination_of(key: &[u8]) -> Result<(&[u8], Destination), Garbled> {
+/// Prefix of a key and the name in it, which ends with a zero byte.
+pub(crate) fn name_of(key: &[u8]) -> Result<(&[u8], &str), Garbled> {
     let end = key.iter().position(|byte| *byte == 0).ok_or(Garbled)?;
-    let text = std::str::from_utf8(key.get(1..end).ok_or(Garbled)?).map_err(|_| Garbled)?;
-    let destination = text.parse().map_err(|_| Garbled)?;
-    Ok((&key[..=end], destination))
+    let name = std::str::from_utf8(key.get(1..end).ok_or(Garbled)?).map_err(|_| Garbled)?;
+    Ok((&key[..=end], name))
+}
+
+/// Where a message waits according to its queue: the destination of a timer, ready or mailbox row.
+pub(crate) fn destination_of(key: &[u8], value: &[u8]) -> Result<Option<Destination>, Garbled> {
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| Garbled);
+    match key.first() {
+        Some(b't') if value.is_empty() => Ok(None),
+        Some(b't') => text(value)?.parse().map(Some).map_err(|_| Garbled),
+        Some(b'r') => name_of(key)?.1.parse().map(Some).map_err(|_| Garbled),
+        Some(b'm') => {
+            let organization = name_of(key)?.1.parse().map_err(|_| Garbled)?;
+            Ok(Some(Destination { organization, channel: ChannelKind::Mailbox }))
+        }
+        _ => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -282,6 +428,7 @@ mod tests {
             queue: b"pxyz".to_vec(),
             lease: Vec::new(),
             alarm: b"a123".to_vec(),
+            line: b"kxyz".to_vec(),
             frames: vec![FrameRef { at: Position { segment: 1, offset: 99 }, weight: 7 }],
             delivery: b"{}".to_vec(),
         };

@@ -45,7 +45,10 @@ use quarantine::Quarantine;
 use recovery::{RecoveryError, Replay, last_checkpoint};
 use segment::{Folder, sync_folder};
 
-const FORMAT: &str = "amtsbote-store 1";
+/// Since 2 there are notes among the changes.
+const FORMAT: &str = "amtsbote-store 2";
+/// Formats that are read, too; a store gets the newest format when it is opened.
+const OLDER: [&str; 1] = ["amtsbote-store 1"];
 
 /// Why a store was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -140,21 +143,33 @@ fn read_format(root: &Path) -> Result<Salt, OpenError> {
     let path = root.join("format");
     match std::fs::read_to_string(&path) {
         Ok(found) => {
-            let salt = found.strip_prefix(FORMAT).and_then(|rest| rest.trim().strip_prefix("salt "));
-            salt.and_then(|salt| u32::from_str_radix(salt, 16).ok())
-                .map(Salt)
-                .ok_or_else(|| OpenError::Format { folder: root.to_owned(), found: found.trim().to_owned() })
+            let salt = |format: &str| {
+                let salt = found.strip_prefix(format)?.trim().strip_prefix("salt ")?;
+                u32::from_str_radix(salt, 16).ok().map(Salt)
+            };
+            match (salt(FORMAT), OLDER.into_iter().find_map(salt)) {
+                (Some(salt), _) => Ok(salt),
+                (None, Some(salt)) => write_format(root, salt).map_err(failed),
+                (None, None) => {
+                    Err(OpenError::Format { folder: root.to_owned(), found: found.trim().to_owned() })
+                }
+            }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let salt = Salt(rand::random());
-            let new = root.join("format.new");
-            std::fs::write(&new, format!("{FORMAT} salt {:08x}\n", salt.0)).map_err(failed)?;
-            File::open(&new).and_then(|file| file.sync_all()).map_err(failed)?;
-            std::fs::rename(&new, &path).and_then(|()| sync_folder(root)).map_err(failed)?;
-            Ok(salt)
+            write_format(root, Salt(rand::random())).map_err(failed)
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Writes the newest format; before anything of it is.
+fn write_format(root: &Path, salt: Salt) -> io::Result<Salt> {
+    let new = root.join("format.new");
+    std::fs::write(&new, format!("{FORMAT} salt {:08x}\n", salt.0))?;
+    File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, root.join("format"))?;
+    sync_folder(root)?;
+    Ok(salt)
 }
 
 /// The index, if it is at least as far as the last checkpoint says.

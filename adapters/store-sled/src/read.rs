@@ -77,7 +77,7 @@ impl Inner {
         let (first, rest) = frames.split_first().ok_or_else(|| damaged(RecordError::Short))?;
         let mut events = message_of(id, first)?.0.events.into_owned();
         for entry in rest {
-            let (change, _) = decode_change(entry).map_err(damaged)?;
+            let change = decode_change(entry).map_err(damaged)?;
             if change.id != id {
                 return Err(StoreError::Damaged { id, detail: "a change of another message".to_owned() });
             }

@@ -7,6 +7,7 @@ use amtsbote_core::delivery::{Delivery, Event};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::key::{AccountName, IdempotencyKey};
 use amtsbote_core::message::{IdScheme, IntakeKey, Message};
+use amtsbote_core::port::NoteKind;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -64,12 +65,36 @@ impl From<KeyV1<'_>> for IntakeKey {
     }
 }
 
-/// A change of one delivery.
+/// One entry of a frame of changes.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "v")]
+#[expect(clippy::large_enum_variant, reason = "lives only while a frame is written or read")]
 pub(crate) enum ChangeRecord<'a> {
+    /// A change of one delivery.
     #[serde(rename = "1")]
     V1(#[serde(borrow = "'a")] ChangeV1<'a>),
+    /// A note; since format 2.
+    #[serde(rename = "note-1")]
+    NoteV1(#[serde(borrow = "'a")] NoteV1<'a>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NoteV1<'a> {
+    #[serde(with = "NoteKindName")]
+    pub(crate) kind: NoteKind,
+    pub(crate) name: Cow<'a, str>,
+    /// JSON; absent: the note is taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) value: Option<Cow<'a, str>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "NoteKind", rename_all = "lowercase")]
+enum NoteKindName {
+    Hold,
+    Breaker,
+    Job,
+    Audit,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -125,6 +150,8 @@ pub(crate) enum RecordError {
     Short,
     #[error("the checksum of the record does not match")]
     Checksum,
+    #[error("it is not what should be there")]
+    Kind,
     #[error("the record is not readable: {0}")]
     Json(#[from] serde_json::Error),
 }
@@ -156,11 +183,11 @@ pub(crate) struct Entry {
 }
 
 /// Body of a changes frame, and where each change lies in it.
-pub(crate) fn encode_changes(changes: Vec<ChangeV1<'_>>) -> Result<(Bytes, Vec<Entry>), RecordError> {
+pub(crate) fn encode_changes(records: &[ChangeRecord<'_>]) -> Result<(Bytes, Vec<Entry>), RecordError> {
     let (mut body, mut entries) =
-        (BytesMut::with_capacity(changes.len() * 1024), Vec::with_capacity(changes.len()));
-    for change in changes {
-        let json = serde_json::to_vec(&ChangeRecord::V1(change))?;
+        (BytesMut::with_capacity(records.len() * 1024), Vec::with_capacity(records.len()));
+    for record in records {
+        let json = serde_json::to_vec(record)?;
         let length = u32::try_from(json.len()).map_err(|_| RecordError::Short)?;
         entries.push(Entry { offset: body.len() as u64, length: length + ENTRY as u32 });
         body.put_u32_le(length);
@@ -170,8 +197,16 @@ pub(crate) fn encode_changes(changes: Vec<ChangeV1<'_>>) -> Result<(Bytes, Vec<E
     Ok((body.freeze(), entries))
 }
 
-/// The change at the beginning of some bytes, and where the next one begins.
-pub(crate) fn decode_change(bytes: &[u8]) -> Result<(ChangeV1<'_>, usize), RecordError> {
+/// The change of a delivery at the beginning of some bytes.
+pub(crate) fn decode_change(bytes: &[u8]) -> Result<ChangeV1<'_>, RecordError> {
+    match decode_entry(bytes)? {
+        (ChangeRecord::V1(change), _) => Ok(change),
+        (ChangeRecord::NoteV1(_), _) => Err(RecordError::Kind),
+    }
+}
+
+/// The entry at the beginning of some bytes, and where the next one begins.
+fn decode_entry(bytes: &[u8]) -> Result<(ChangeRecord<'_>, usize), RecordError> {
     let field = |at: usize| {
         let field: Option<[u8; 4]> = bytes.get(at..at + 4).and_then(|field| field.try_into().ok());
         field.map(u32::from_le_bytes).ok_or(RecordError::Short)
@@ -181,15 +216,14 @@ pub(crate) fn decode_change(bytes: &[u8]) -> Result<(ChangeV1<'_>, usize), Recor
     if crc32c::crc32c(json) != field(4)? {
         return Err(RecordError::Checksum);
     }
-    let ChangeRecord::V1(change) = serde_json::from_slice(json)?;
-    Ok((change, end))
+    Ok((serde_json::from_slice(json)?, end))
 }
 
-/// All changes of a frame with their places.
-pub(crate) fn decode_changes(body: &[u8]) -> Result<Vec<(Entry, ChangeV1<'_>)>, RecordError> {
+/// All entries of a frame with their places.
+pub(crate) fn decode_changes(body: &[u8]) -> Result<Vec<(Entry, ChangeRecord<'_>)>, RecordError> {
     let (mut changes, mut offset) = (Vec::new(), 0);
     while offset < body.len() {
-        let (change, end) = decode_change(&body[offset..])?;
+        let (change, end) = decode_entry(&body[offset..])?;
         let length = u32::try_from(end).map_err(|_| RecordError::Short)?;
         changes.push((Entry { offset: offset as u64, length }, change));
         offset += end;

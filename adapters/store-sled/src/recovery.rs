@@ -9,12 +9,13 @@ use std::path::Path;
 use amtsbote_core::id::MessageId;
 
 use crate::frame::{Found, FrameKind, Header, Position};
-use crate::group::{Group, NewMessage, NewState};
+use crate::group::{Group, NewMessage, NewNote, NewState};
 use crate::index::{Index, IndexError};
-use crate::keys;
+use crate::keys::{self, Rows};
 use crate::quarantine::Quarantine;
 use crate::record::{
-    Checkpoint, CheckpointRecord, Forgotten, ForgottenRecord, RecordError, decode_changes, decode_message,
+    ChangeRecord, ChangeV1, Checkpoint, CheckpointRecord, Entry, Forgotten, ForgottenRecord, RecordError,
+    decode_changes, decode_message,
 };
 use crate::segment::Folder;
 
@@ -226,7 +227,7 @@ impl<'a> Replay<'a> {
             }
             older => {
                 if let Some(head) = older {
-                    group.replace(id, head);
+                    group.replace(self.index, id, &head)?;
                 }
                 let message = NewMessage {
                     id,
@@ -234,16 +235,14 @@ impl<'a> Replay<'a> {
                     intake: keys::intake_hash(&record.key.into()),
                     week: keys::week(record.message.received_at),
                     version: delivery.version,
-                    queue: keys::queue(delivery, id),
-                    lease: keys::lease(delivery, id),
-                    alarm: keys::alarm(delivery, id),
+                    rows: Rows::of(delivery, id),
                     delivery: match serde_json::to_vec(delivery) {
                         Ok(bytes) => bytes,
                         Err(error) => return Ok(Err(error.into())),
                     },
                 };
                 self.orphans.remove(&id);
-                group.accept(&message, at, header.length);
+                group.accept(self.index, &message, at, header.length)?;
             }
         }
         Ok(Ok(()))
@@ -259,29 +258,49 @@ impl<'a> Replay<'a> {
             Ok(changes) => changes,
             Err(error) => return Ok(Err(error)),
         };
-        for (entry, change) in changes {
-            match group.head(self.index, change.id)? {
-                Some(head) if head.version >= change.delivery.version => {}
-                Some(head) => {
-                    let state = NewState {
-                        id: change.id,
-                        expected: head.version,
-                        version: change.delivery.version,
-                        queue: keys::queue(&change.delivery, change.id),
-                        lease: keys::lease(&change.delivery, change.id),
-                        alarm: keys::alarm(&change.delivery, change.id),
-                        delivery: match serde_json::to_vec(&change.delivery) {
-                            Ok(bytes) => bytes,
-                            Err(error) => return Ok(Err(error.into())),
-                        },
-                        freed: change.freed,
-                        entry,
-                    };
-                    group.change(&state, head, at);
+        for (entry, record) in changes {
+            match record {
+                ChangeRecord::V1(change) => {
+                    if let Err(error) = self.change(group, at, entry, &change)? {
+                        return Ok(Err(error));
+                    }
                 }
-                None => {
-                    self.orphans.insert(change.id);
+                ChangeRecord::NoteV1(note) => {
+                    let (key, value) = (keys::note(note.kind, &note.name), note.value.map(Into::into));
+                    group.note(self.index, &NewNote { key, value, entry }, at)?;
                 }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn change(
+        &mut self,
+        group: &mut Group,
+        at: Position,
+        entry: Entry,
+        change: &ChangeV1<'_>,
+    ) -> Result<Result<(), RecordError>, IndexError> {
+        match group.head(self.index, change.id)? {
+            Some(head) if head.version >= change.delivery.version => {}
+            Some(head) => {
+                let delivery = match serde_json::to_vec(&change.delivery) {
+                    Ok(bytes) => bytes,
+                    Err(error) => return Ok(Err(error.into())),
+                };
+                let state = NewState {
+                    id: change.id,
+                    expected: head.version,
+                    version: change.delivery.version,
+                    rows: Rows::of(&change.delivery, change.id),
+                    delivery,
+                    freed: change.freed,
+                    entry,
+                };
+                group.change(self.index, &state, head, at)?;
+            }
+            None => {
+                self.orphans.insert(change.id);
             }
         }
         Ok(Ok(()))

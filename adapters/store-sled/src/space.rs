@@ -3,33 +3,39 @@
 //! Safe at any instant: a segment goes only after everything of it that is still needed was written again and the index
 //! that points there is on stable storage. The counts of live bytes only choose where to look.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
 use amtsbote_core::id::MessageId;
-use amtsbote_core::port::StoreError;
+use amtsbote_core::port::{NoteKind, StoreError};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::committer::Request;
+use crate::committer::{Request, index_failed};
 use crate::frame::{Body, Found, FrameKind, Position};
-use crate::keys::Head;
-use crate::read::message_of;
+use crate::group::NewNote;
+use crate::keys::{self, Head, NoteRow};
+use crate::read::{garbled, message_of};
 use crate::record::{
-    Forgotten, ForgottenRecord, MessageRecord, PayloadPlace, RecordError, decode_changes, decode_message,
-    encode, encode_message,
+    ChangeRecord, Forgotten, ForgottenRecord, MessageRecord, NoteV1, PayloadPlace, RecordError,
+    decode_changes, decode_message, encode, encode_changes, encode_message,
 };
 use crate::store::Inner;
 
 /// A segment is emptied when less than this share of it is needed.
 const WORTH: u64 = 4;
 
+/// Notes to be written again, with where they were seen.
+type SeenNotes = Vec<(NewNote, Position)>;
+
 /// What of a segment may still be needed.
 #[derive(Default)]
 struct Remains {
     messages: BTreeSet<MessageId>,
     forgotten: Vec<Forgotten>,
+    notes: BTreeSet<(NoteKind, String)>,
 }
 
 impl Inner {
@@ -68,7 +74,8 @@ impl Inner {
     }
 
     async fn empty(self: &Arc<Self>, segment: u32) -> Result<(), StoreError> {
-        let Remains { messages, forgotten } = self.reading(move |inner| inner.remains(segment)).await?;
+        let Remains { messages, forgotten, notes } =
+            self.reading(move |inner| inner.remains(segment)).await?;
         for id in messages {
             while let Some((version, body)) = self.reading(move |inner| inner.rewritten(segment, id)).await? {
                 let (done, answer) = oneshot::channel();
@@ -76,6 +83,15 @@ impl Inner {
                     break;
                 }
             }
+        }
+        let notes = Arc::new(notes);
+        loop {
+            let seen = Arc::clone(&notes);
+            let Some((body, notes)) = self.reading(move |inner| inner.notes_of(segment, &seen)).await? else {
+                break;
+            };
+            let (done, answer) = oneshot::channel();
+            self.ask::<_, StoreError>(Request::MoveNotes { body, notes, done }, answer).await?;
         }
         let existing = self.reading(|inner| inner.folder.segments().map_err(reclaiming)).await?;
         let needed = |one: &Forgotten| one.segments.iter().any(|n| *n != segment && existing.contains(n));
@@ -104,6 +120,39 @@ impl Inner {
                 .push(Forgotten { id: *id, segments: frames.iter().map(|frame| frame.at.segment).collect() });
         }
         Ok(found)
+    }
+
+    /// The frame that replaces the notes of a segment; `None` if none of them lies there any more. That a note was taken away is
+    /// written again as long as there are older segments.
+    fn notes_of(
+        &self,
+        segment: u32,
+        notes: &BTreeSet<(NoteKind, String)>,
+    ) -> Result<Option<(Body, SeenNotes)>, StoreError> {
+        let is_oldest = self.folder.segments().map_err(reclaiming)?.first() == Some(&segment);
+        let (mut records, mut seen) = (Vec::new(), Vec::new());
+        for (kind, name) in notes {
+            let key = keys::note(*kind, name);
+            let Some(row) = self.index.get(&key).map_err(index_failed)? else { continue };
+            let NoteRow { entry, value } = NoteRow::decode(&row).map_err(garbled)?;
+            if entry.at.segment == segment && (value.is_some() || !is_oldest) {
+                let value = value.map(Cow::Owned);
+                records.push(ChangeRecord::NoteV1(NoteV1 { kind: *kind, name: Cow::Borrowed(name), value }));
+                seen.push((key, entry.at));
+            }
+        }
+        if records.is_empty() {
+            return Ok(None);
+        }
+        let failed = |error| reclaiming(io::Error::other(error));
+        let (bytes, entries) = encode_changes(&records).map_err(failed)?;
+        let values = records.into_iter().map(|record| match record {
+            ChangeRecord::NoteV1(note) => note.value.map(Cow::into_owned),
+            ChangeRecord::V1(_) => None,
+        });
+        let notes = values.zip(entries).zip(seen);
+        let notes = notes.map(|((value, entry), (key, at))| (NewNote { key, value, entry }, at)).collect();
+        Ok(Some((Body::new(FrameKind::Changed, vec![bytes]), notes)))
     }
 
     /// Reads what a segment holds. What cannot be read is copied to the quarantine.
@@ -163,7 +212,14 @@ impl Remains {
                 self.messages.insert(decode_message(body)?.0.message.id);
             }
             FrameKind::Changed => {
-                self.messages.extend(decode_changes(body)?.iter().map(|(_, change)| change.id))
+                for (_, record) in decode_changes(body)? {
+                    match record {
+                        ChangeRecord::V1(change) => drop(self.messages.insert(change.id)),
+                        ChangeRecord::NoteV1(note) => {
+                            self.notes.insert((note.kind, note.name.into_owned()));
+                        }
+                    }
+                }
             }
             FrameKind::Forgotten => {
                 let ForgottenRecord::V1 { messages } = serde_json::from_slice(body)?;

@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, EventKind};
+use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
 use amtsbote_core::message::{IntakeKey, PartNumber, Priority, Sha256Digest};
 use amtsbote_core::port::{
-    Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
-    PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage, SubmissionFilter, Timer,
+    Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, KeptNote,
+    MessageStore, Note, NoteKind, PartReader, PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage,
+    SubmissionFilter, Tallies, Timer,
 };
 use amtsbote_core::route::Destination;
 use async_trait::async_trait;
@@ -24,16 +26,16 @@ use tokio::task::spawn_blocking;
 
 use crate::committer::{Committer, Request, index_failed};
 use crate::frame::{Body, FrameKind};
-use crate::group::{NewMessage, NewState};
+use crate::group::{NewMessage, NewNote, NewState};
 use crate::index::Index;
-use crate::keys::{self, Head};
+use crate::keys::{self, Head, Rows};
 use crate::known::IntakeHash;
 use crate::payload::{InlineReader, Payloads, SpilledFile};
 use crate::quarantine::Quarantine;
 use crate::read::garbled;
 use crate::record::{
-    ChangeV1, ForgottenRecord, KeyV1, MessageRecord, MessageV1, PayloadPlace, RecordError, encode,
-    encode_changes, encode_message,
+    ChangeRecord, ChangeV1, ForgottenRecord, KeyV1, MessageRecord, MessageV1, NoteV1, PayloadPlace,
+    RecordError, encode, encode_changes, encode_message,
 };
 use crate::recovery::{OpenReport, Recovered};
 use crate::segment::{Folder, Tail};
@@ -232,9 +234,7 @@ impl Inner {
             intake,
             week: keys::week(message.received_at),
             version: delivery.version,
-            queue: keys::queue(&delivery, id),
-            lease: Vec::new(),
-            alarm: keys::alarm(&delivery, id),
+            rows: Rows::of(&delivery, id),
             delivery: serde_json::to_vec(&delivery).map_err(|error| record_failed(error.into()))?,
         };
         let (done, answer) = oneshot::channel();
@@ -281,45 +281,64 @@ impl MessageStore for SledStore {
         })?
     }
 
-    async fn commit(&self, changes: Vec<Change>) -> Result<(), CommitError> {
-        if changes.is_empty() {
+    async fn commit_with(&self, changes: Vec<Change>, notes: Vec<Note>) -> Result<(), CommitError> {
+        if changes.is_empty() && notes.is_empty() {
             return Ok(());
         }
-        let mut records = Vec::with_capacity(changes.len());
-        let mut states = Vec::with_capacity(changes.len());
+        let mut records = Vec::with_capacity(changes.len() + notes.len());
+        let mut freed = Vec::with_capacity(changes.len());
         for change in &changes {
             let id = change.id;
-            let freed = match removes_payload(change) {
+            freed.push(match removes_payload(change) {
                 true => self.reading(move |inner| inner.inline_length(id)).await?,
                 false => 0,
-            };
-            let (delivery, events) =
-                (Cow::Borrowed(&change.delivery), Cow::Borrowed(change.events.as_slice()));
-            records.push(ChangeV1 { id, delivery, events, freed });
+            });
         }
-        let freed: Vec<u64> = records.iter().map(|record| record.freed).collect();
-        let (body, entries) = encode_changes(records).map_err(record_failed)?;
+        for (Change { id, delivery, events, .. }, freed) in changes.iter().zip(&freed) {
+            let (delivery, events) = (Cow::Borrowed(delivery), Cow::Borrowed(events.as_slice()));
+            records.push(ChangeRecord::V1(ChangeV1 { id: *id, delivery, events, freed: *freed }));
+        }
+        for Note { kind, name, value } in &notes {
+            let (name, value) = (Cow::Borrowed(name.as_str()), value.as_deref().map(Cow::Borrowed));
+            records.push(ChangeRecord::NoteV1(NoteV1 { kind: *kind, name, value }));
+        }
+        let (body, mut entries) = encode_changes(&records).map_err(record_failed)?;
+        let of_notes = entries.split_off(changes.len());
+        let mut states = Vec::with_capacity(changes.len());
         for ((Change { id, expected, delivery, .. }, entry), freed) in changes.iter().zip(entries).zip(freed)
         {
             states.push(NewState {
                 id: *id,
                 expected: *expected,
                 version: delivery.version,
-                queue: keys::queue(delivery, *id),
-                lease: keys::lease(delivery, *id),
-                alarm: keys::alarm(delivery, *id),
+                rows: Rows::of(delivery, *id),
                 delivery: serde_json::to_vec(delivery).map_err(|error| record_failed(error.into()))?,
                 freed,
                 entry,
             });
         }
+        let notes = notes.into_iter().zip(of_notes).map(|(Note { kind, name, value }, entry)| NewNote {
+            key: keys::note(kind, &name),
+            value,
+            entry,
+        });
         let body = Body::new(FrameKind::Changed, vec![body]);
         let (done, answer) = oneshot::channel();
-        self.inner.ask(Request::Change { body, states, done }, answer).await?;
+        self.inner.ask(Request::Change { body, states, notes: notes.collect(), done }, answer).await?;
         for id in changes.iter().filter(|change| removes_payload(change)).map(|change| change.id) {
             self.reading(move |inner| inner.remove_payload(id)).await?;
         }
         Ok(())
+    }
+
+    async fn notes(
+        &self,
+        kind: NoteKind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<KeptNote>, StoreError> {
+        let after = after.map(str::to_owned);
+        self.reading(move |inner| inner.notes(kind, after.as_deref(), limit)).await
     }
 
     async fn head(&self, id: MessageId) -> Result<Option<Delivery>, StoreError> {
@@ -392,6 +411,28 @@ impl MessageStore for SledStore {
     async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {
         let mailbox = mailbox.clone();
         self.reading(move |inner| inner.mailbox(&mailbox, limit)).await
+    }
+
+    async fn holding(&self, after: Option<&HoldKey>, limit: usize) -> Result<Vec<HoldKey>, StoreError> {
+        let after = after.cloned();
+        self.reading(move |inner| inner.holding(after.as_ref(), limit)).await
+    }
+
+    async fn held(&self, hold: &HoldKey, limit: usize) -> Result<Vec<MessageId>, StoreError> {
+        let hold = hold.clone();
+        self.reading(move |inner| inner.held(&hold, limit)).await
+    }
+
+    async fn dead(&self, after: Option<DeadCursor>, limit: usize) -> Result<Vec<HeadEntry>, StoreError> {
+        self.reading(move |inner| inner.dead(after, limit)).await
+    }
+
+    async fn tally(&self) -> Result<Tallies, StoreError> {
+        self.reading(Inner::tally).await
+    }
+
+    async fn newest(&self) -> Result<Option<MessageId>, StoreError> {
+        self.reading(Inner::newest).await
     }
 
     async fn leased(&self, lease: LeaseId) -> Result<Vec<MessageId>, StoreError> {

@@ -79,6 +79,9 @@ impl Account {
     }
 }
 
+/// Name under which the gateway itself acts; no account may have it.
+pub const GATEWAY: &str = "amtsbote";
+
 /// The accounts in force; replaced as a whole when the configuration is read again.
 #[derive(Debug, Default)]
 pub struct AccountBook {
@@ -93,6 +96,9 @@ pub enum AccountConflict {
     /// Two accounts have the same name.
     #[error("account {0} is defined twice")]
     Name(AccountName),
+    /// The name belongs to the gateway itself.
+    #[error("account {0} needs another name: this one is the gateway's own")]
+    Reserved(AccountName),
     /// Two accounts accept the same credential.
     #[error("accounts {0} and {1} accept the same certificate")]
     Credential(AccountName, AccountName),
@@ -112,6 +118,10 @@ impl AccountBook {
         for account in accounts.into_iter().map(Arc::new) {
             if book.accounts.iter().any(|other| other.name == account.name) {
                 conflicts.push(AccountConflict::Name(account.name.clone()));
+                continue;
+            }
+            if account.name.as_str() == GATEWAY {
+                conflicts.push(AccountConflict::Reserved(account.name.clone()));
                 continue;
             }
             for credential in &account.credentials {

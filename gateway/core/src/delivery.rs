@@ -12,9 +12,10 @@ mod transition;
 pub use event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, SealRecord};
 pub use policy::{InvalidRetryPolicy, RetryPolicy};
 pub use state::{
-    DeadReason, DeadlineWatch, Delivery, ItemState, MailboxItem, Placement, RejectReason, State,
+    DeadHead, DeadReason, DeadlineWatch, Delivery, ItemState, Line, MailboxItem, Placement, RejectReason,
+    Retries, State,
 };
-pub use transition::{Input, Refusal, Transition};
+pub use transition::{Input, Order, Refusal, Transition};
 
 #[cfg(test)]
 mod tests;

@@ -13,22 +13,31 @@ use jiff::Timestamp;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::control::Controls;
 use crate::delivery::{Input, Placement, State};
-use crate::id::MessageId;
+use crate::id::{MessageId, MessageIdSource};
 use crate::mailbox::add;
 use crate::message::Priority;
-use crate::port::{Channel, Clock, Entropy, MessageStore, Observation, Observer, Sealer, StoreError, Timer};
+use crate::port::{
+    Channel, Clock, Entropy, MessageStore, Note, NoteKind, Observation, Observer, Sealer, StoreError, Timer,
+};
 use crate::route::{ChannelKind, Destination, Router};
 use crate::wake::Wake;
 
 mod attempt;
+mod breaker;
 mod lanes;
+mod notice;
 mod prepare;
+mod release;
 mod retention;
 
+pub use breaker::{BreakerPolicy, OpenBreaker};
 pub use lanes::{DestinationPolicy, Policies};
+pub use notice::NOTICE_TYPE;
 pub use retention::Retention;
 
+use breaker::{AttemptEnd, Turn};
 use lanes::Lanes;
 
 /// How the engine works.
@@ -75,6 +84,8 @@ pub struct EnginePorts {
     pub router: Arc<Router>,
     /// Signs documents.
     pub sealer: Arc<dyn Sealer>,
+    /// What operators hold.
+    pub controls: Arc<Controls>,
     /// Push channels.
     pub channels: Vec<Arc<dyn Channel>>,
     /// Time.
@@ -93,6 +104,7 @@ pub struct Engine {
     channels: BTreeMap<ChannelKind, Arc<dyn Channel>>,
     options: EngineOptions,
     held: AtomicBool,
+    notice_ids: MessageIdSource,
 }
 
 /// After a fault of the store or the sealer the engine rests for so long.
@@ -114,12 +126,14 @@ enum Job {
 /// Work in flight; owned by the loop, no locks.
 #[derive(Default)]
 struct InFlight {
-    tasks: JoinSet<Result<(), StoreError>>,
+    tasks: JoinSet<Result<AttemptEnd, StoreError>>,
     jobs: HashMap<tokio::task::Id, Job>,
     preparing: BTreeSet<MessageId>,
     attempting: BTreeSet<MessageId>,
     lanes: Lanes,
     cursor: Option<MessageId>,
+    /// What has happened to breakers and is not durable yet.
+    notes: Vec<Note>,
 }
 
 /// What the end of a task means for the engine.
@@ -136,7 +150,8 @@ impl Engine {
     /// An engine over its ports.
     pub fn new(ports: EnginePorts, options: EngineOptions) -> Arc<Self> {
         let channels = ports.channels.iter().map(|channel| (channel.kind(), Arc::clone(channel))).collect();
-        Arc::new(Self { ports, channels, options, held: AtomicBool::new(false) })
+        let (held, notice_ids) = (AtomicBool::new(false), MessageIdSource::default());
+        Arc::new(Self { ports, channels, options, held, notice_ids })
     }
 
     /// Holds or releases everything after acceptance: nothing is routed, sealed or handed to a push channel while held. What
@@ -150,6 +165,13 @@ impl Engine {
     /// delivered again, marked.
     pub async fn run(self: Arc<Self>, stop: CancellationToken, drain: Duration) -> usize {
         let mut flight = InFlight::default();
+        while let Err(error) = self.reopen_breakers(&mut flight).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "The engine waits for the store.");
+            tokio::select! {
+                () = stop.cancelled() => return 0,
+                () = self.ports.clock.sleep_until(add(self.ports.clock.now(), REST)) => {}
+            }
+        }
         while !stop.is_cancelled() {
             let wait = match self.round(&mut flight).await {
                 Ok(wait) => wait,
@@ -175,6 +197,21 @@ impl Engine {
         cut
     }
 
+    /// Destinations that were out of order when the last process ended still are.
+    async fn reopen_breakers(&self, flight: &mut InFlight) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let page = self.ports.store.notes(NoteKind::Breaker, after.as_deref(), DESTINATION_PAGE).await?;
+            for open in page.iter().filter_map(crate::port::KeptNote::read) {
+                flight.lanes.reopen(open);
+            }
+            match page.into_iter().last() {
+                Some(last) => after = Some(last.name),
+                None => return Ok(()),
+            }
+        }
+    }
+
     /// Waits for work, a finished task, a timer, or the end.
     async fn pause(
         self: &Arc<Self>,
@@ -191,10 +228,21 @@ impl Engine {
             // While everything is held new work changes nothing; the heartbeat notices the release.
             () = self.ports.wake.on_work(), if !held => {}
             () = timer => {}
-            Some(done) = flight.tasks.join_next_with_id() => settled.push(flight.settle(done, self.ports.clock.now())),
+            Some(done) = flight.tasks.join_next_with_id() => settled.push(self.settle(flight, done)),
         }
         while let Some(done) = flight.tasks.try_join_next_with_id() {
-            settled.push(flight.settle(done, self.ports.clock.now()));
+            settled.push(self.settle(flight, done));
+        }
+        if !flight.notes.is_empty() {
+            match self.ports.store.commit_with(Vec::new(), flight.notes.clone()).await {
+                Ok(()) => flight.notes.clear(),
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "The state of a breaker is not stored yet."
+                    );
+                }
+            }
         }
         for one in &settled {
             if let Settled::Died(id) = one
@@ -215,6 +263,9 @@ impl Engine {
     /// Starts as much work as there are free slots. Returns the next timer.
     async fn round(self: &Arc<Self>, flight: &mut InFlight) -> Result<Option<Timestamp>, StoreError> {
         let next = self.fire_timers().await?;
+        let more = self.release_held().await?.then(|| self.ports.clock.now());
+        let hold_ends = self.ports.controls.holds().next_end();
+        let next = [next, more, hold_ends].into_iter().flatten().min();
         if self.held.load(Ordering::Relaxed) {
             return Ok(next);
         }
@@ -241,7 +292,8 @@ impl Engine {
             if flight.preparing.insert(id) {
                 started += 1;
                 let engine = Arc::clone(self);
-                let task = flight.tasks.spawn(async move { engine.prepare(id).await });
+                let task =
+                    flight.tasks.spawn(async move { engine.prepare(id).await.map(|()| AttemptEnd::NotMade) });
                 flight.jobs.insert(task.id(), Job::Prepare(id));
             }
         }
@@ -266,11 +318,20 @@ impl Engine {
                 if free == 0 || !seen.insert(destination.clone()) {
                     return Ok(paced);
                 }
-                let policy = self.options.policies.of(&destination);
-                match flight.lanes.room(&destination, policy, self.ports.clock.now()) {
+                let (policy, now) = (self.options.policies.of(&destination), self.ports.clock.now());
+                if self.ports.controls.holds().on_destination(&destination, now).is_some() {
+                    flight.lanes.hold(&destination);
+                    after = Some(destination);
+                    continue;
+                }
+                match flight.lanes.room(&destination, policy, now) {
                     Ok(room) => {
-                        let started = self.start_some(flight, &destination, room.min(free)).await?;
+                        let wanted = room.min(free);
+                        let started = self.start_some(flight, &destination, wanted).await?;
                         free -= started;
+                        if started < wanted {
+                            flight.lanes.drained(&destination, now);
+                        }
                         if started > 0 {
                             flight.lanes.cursor = Some(destination.clone());
                         }
@@ -337,6 +398,10 @@ impl Engine {
         let mut mail = false;
         for Timer { id, .. } in due {
             let Some(delivery) = self.ports.store.head(id).await? else { continue };
+            if delivery.owes_notice {
+                self.notify(id, &delivery).await?;
+                continue;
+            }
             let input = match delivery.state {
                 State::Attempting { .. } => self.lost(id, &delivery),
                 _ => Input::Due,
@@ -356,40 +421,66 @@ impl Engine {
 }
 
 /// A task that has ended, with its result.
-type Done = Result<(tokio::task::Id, Result<(), StoreError>), JoinError>;
+type Done = Result<(tokio::task::Id, Result<AttemptEnd, StoreError>), JoinError>;
 
-impl InFlight {
-    /// Gives the slot back.
-    fn settle(&mut self, done: Done, now: Timestamp) -> Settled {
+impl Engine {
+    /// Gives the slot back and learns from the end what it says about the destination.
+    fn settle(&self, flight: &mut InFlight, done: Done) -> Settled {
         let task = done.as_ref().map_or_else(JoinError::id, |(task, _)| *task);
-        let job = self.jobs.remove(&task);
-        match &job {
-            Some(Job::Prepare(id)) => drop(self.preparing.remove(id)),
+        let job = flight.jobs.remove(&task);
+        let (end, settled) = judge_end(done, job.as_ref());
+        match job {
+            Some(Job::Prepare(id)) => drop(flight.preparing.remove(&id)),
             Some(Job::Attempt(id, destination)) => {
-                self.attempting.remove(id);
-                self.lanes.end(destination, now);
+                flight.attempting.remove(&id);
+                self.end_attempt(flight, &destination, end);
             }
             None => {}
         }
-        match (done, job) {
-            (Ok((_, Ok(()))), _) => Settled::Well,
-            (Ok((_, Err(error))), job) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(?job, error, "Work on a message stopped because the store failed.");
-                Settled::Rest
+        settled
+    }
+
+    fn end_attempt(&self, flight: &mut InFlight, destination: &Destination, end: AttemptEnd) {
+        let (policy, now) = (self.options.policies.of(destination), self.ports.clock.now());
+        let turn = flight.lanes.end(destination, policy, end, now);
+        let name = destination.to_string();
+        match turn {
+            Turn::Same => {}
+            Turn::Open(open) => {
+                let reason = Some(&open.reason);
+                self.ports.observer.record(Observation::Breaker { destination, reason });
+                flight.notes.push(Note::keep(NoteKind::Breaker, name, &open));
             }
-            (Err(error), job) => {
-                // A panic is a bug. An attempt is repeated when its lease runs out.
-                tracing::error!(
-                    ?job,
-                    error = &error as &dyn std::error::Error,
-                    "A worker of the engine died."
-                );
-                match job {
-                    Some(Job::Prepare(id)) => Settled::Died(id),
-                    Some(Job::Attempt(..)) | None => Settled::Rest,
-                }
+            Turn::Closed => {
+                self.ports.observer.record(Observation::Breaker { destination, reason: None });
+                flight.notes.push(Note::remove(NoteKind::Breaker, name));
             }
+        }
+    }
+}
+
+/// What the end of a task says about the destination and about the engine.
+fn judge_end(done: Done, job: Option<&Job>) -> (AttemptEnd, Settled) {
+    match done {
+        Ok((_, Ok(AttemptEnd::Ours))) => {
+            tracing::error!(?job, "The gateway itself is out of order; the engine rests.");
+            (AttemptEnd::Ours, Settled::Rest)
+        }
+        Ok((_, Ok(end))) => (end, Settled::Well),
+        Ok((_, Err(error))) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(?job, error, "Work on a message stopped because the store failed.");
+            (AttemptEnd::NotMade, Settled::Rest)
+        }
+        Err(error) => {
+            // A panic is a bug. An attempt is repeated when its lease runs out.
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(?job, error, "A worker of the engine died.");
+            let settled = match job {
+                Some(Job::Prepare(id)) => Settled::Died(*id),
+                Some(Job::Attempt(..)) | None => Settled::Rest,
+            };
+            (AttemptEnd::Unclear, settled)
         }
     }
 }

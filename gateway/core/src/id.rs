@@ -28,8 +28,18 @@ impl MessageId {
     }
 
     /// Restores an id from [`Self::as_bytes`].
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
+    }
+
+    /// Milliseconds since 1970 in the id.
+    fn millis(&self) -> u64 {
+        self.as_bytes()[..6].iter().fold(0, |millis, byte| millis << 8 | u64::from(*byte))
+    }
+
+    /// When the message was accepted, as the id has it.
+    pub fn accepted_at(&self) -> Option<Timestamp> {
+        Timestamp::from_millisecond(self.millis().cast_signed()).ok()
     }
 
     /// The bare UUID, as OSCI and XTA embed it.
@@ -83,6 +93,12 @@ pub struct MessageIdSource {
 }
 
 impl MessageIdSource {
+    /// Goes on behind an id that was given earlier, whatever the clock says.
+    pub fn go_on_after(&self, id: MessageId) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = (*last).max((id.millis(), 0x0fff));
+    }
+
     /// Next id: 48 bits of milliseconds, 12 bits of counter, 62 random bits (RFC 9562 section 6.2, method 1).
     pub fn next(&self, now: Timestamp, entropy: &dyn Entropy) -> MessageId {
         let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);

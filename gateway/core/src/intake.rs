@@ -126,6 +126,16 @@ impl Intake {
         Self { store, router, clock, entropy, observer, wake, ids, deadline_warning }
     }
 
+    /// Gives ids behind the one that was given last, also if the clock was set back since: acceptance decides the order of
+    /// messages with the same ordering key.
+    #[must_use]
+    pub fn going_on_after(self, newest: Option<MessageId>) -> Self {
+        if let Some(newest) = newest {
+            self.ids.go_on_after(newest);
+        }
+        self
+    }
+
     /// Speaks of deadlines so long before they pass.
     #[must_use]
     pub fn warning_before_deadlines(self, lead: Duration) -> Self {

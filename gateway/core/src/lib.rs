@@ -13,13 +13,17 @@
 //! - core knows no protocol, no database, no clock: all of that are ports.
 
 pub mod account;
+pub mod audit;
+pub mod control;
 pub mod delivery;
 pub mod engine;
+pub mod hold;
 pub mod id;
 pub mod intake;
 pub mod key;
 pub mod mailbox;
 pub mod message;
+pub mod operations;
 pub mod port;
 pub mod route;
 pub mod submissions;

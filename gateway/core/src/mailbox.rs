@@ -8,12 +8,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::account::Account;
+use crate::control::Controls;
 use crate::delivery::{
     Delivery, Face, FailureReason, Input, ItemState, MailboxItem, Refusal, State, Transition,
 };
+use crate::hold::{Hold, HoldKey};
 use crate::id::{LeaseId, MessageId};
+use crate::key::PartyId;
 use crate::message::PartNumber;
 use crate::port::{Change, Clock, CommitError, Entropy, MessageStore, PartReader, StoreError, StoredMessage};
+use crate::route::{ChannelKind, Destination};
 use crate::wake::Wake;
 
 /// Why a mailbox request failed.
@@ -57,6 +61,7 @@ pub struct Mailboxes {
     store: Arc<dyn MessageStore>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    controls: Arc<Controls>,
     wake: Arc<Wake>,
 }
 
@@ -66,9 +71,10 @@ impl Mailboxes {
         store: Arc<dyn MessageStore>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
+        controls: Arc<Controls>,
         wake: Arc<Wake>,
     ) -> Self {
-        Self { store, clock, entropy, wake }
+        Self { store, clock, entropy, controls, wake }
     }
 
     /// Leases available messages, waiting for the first if asked to, at most until the process ends. Cancel-safe: a lease the
@@ -101,10 +107,13 @@ impl Mailboxes {
             let now = self.clock.now();
             let until = add(now, request.duration);
             let mut changes = Vec::new();
-            for mailbox in account.mailboxes() {
+            for mailbox in account.mailboxes().filter(|mailbox| !self.is_held(mailbox, now)) {
                 for candidate in self.store.mailbox(mailbox, request.max - changes.len()).await? {
                     let Some(delivery) = self.store.head(candidate).await? else { continue };
-                    let input = Input::Lease { lease: id, account: account.name.clone(), until };
+                    let input = match self.hold_on(candidate).await? {
+                        Some(hold) => Input::Hold { hold: hold.key, reason: hold.reason },
+                        None => Input::Lease { lease: id, account: account.name.clone(), until },
+                    };
                     if let Ok(next) = delivery.apply(input, now) {
                         changes.push(change(candidate, &delivery, next));
                     }
@@ -113,7 +122,7 @@ impl Mailboxes {
                     break;
                 }
             }
-            // A message that turned out to be expired is committed with the others, but not handed out.
+            // A message that turned out to be expired or held is committed with the others, but not handed out.
             let leased = |one: &&Change| one.delivery.item.as_ref().is_some_and(holds(id));
             let ids: Vec<MessageId> = changes.iter().filter(leased).map(|one| one.id).collect();
             let nothing_left = changes.is_empty();
@@ -225,9 +234,11 @@ impl Mailboxes {
     /// When the store fails.
     pub async fn list(&self, account: &Account, limit: usize) -> Result<Vec<StoredMessage>, MailboxError> {
         let mut messages = Vec::new();
-        for mailbox in account.mailboxes() {
+        let now = self.clock.now();
+        for mailbox in account.mailboxes().filter(|mailbox| !self.is_held(mailbox, now)) {
             for id in self.store.mailbox(mailbox, limit - messages.len()).await? {
-                messages.extend(self.load(id).await?);
+                let found = self.load(id).await?;
+                messages.extend(found.filter(|found| self.hold_on_message(found).is_none()));
             }
             if messages.len() >= limit {
                 break;
@@ -266,6 +277,11 @@ impl Mailboxes {
         let message = self.open(account, id).await?;
         match &message.delivery.item {
             Some(MailboxItem { state: ItemState::Gone, .. }) => return Err(Refusal::Finished.into()),
+            Some(MailboxItem { state: ItemState::Available, mailbox, .. })
+                if self.is_held(mailbox, self.clock.now()) || self.hold_on_message(&message).is_some() =>
+            {
+                return Err(Refusal::Held.into());
+            }
             Some(item) if item.first_fetched_at.is_none() => {
                 match self.change(account, id, Input::Fetch { account: account.name.clone() }).await {
                     Ok(_) | Err(MailboxError::Refused(Refusal::NotNow)) => {}
@@ -288,6 +304,25 @@ impl Mailboxes {
         reply: MessageId,
     ) -> Result<(), MailboxError> {
         self.change(account, id, Input::Replied { reply }).await.map(|_| ())
+    }
+
+    /// Whether an operator holds a mailbox as a whole.
+    fn is_held(&self, mailbox: &PartyId, now: Timestamp) -> bool {
+        let destination = Destination { organization: mailbox.clone(), channel: ChannelKind::Mailbox };
+        self.controls.holds().on_destination(&destination, now).is_some()
+    }
+
+    /// What keeps a message back by itself, its account or its service. The message is only read if there is any such hold.
+    async fn hold_on(&self, id: MessageId) -> Result<Option<Hold>, StoreError> {
+        let book = self.controls.holds();
+        if book.iter().all(|hold| matches!(hold.key, HoldKey::Destination(_))) {
+            return Ok(None);
+        }
+        Ok(self.load(id).await?.and_then(|found| self.hold_on_message(&found)))
+    }
+
+    fn hold_on_message(&self, found: &StoredMessage) -> Option<Hold> {
+        self.controls.holds().on_message(&found.message, found.route(), self.clock.now()).cloned()
     }
 
     /// A message for handing out. A damaged one is dead-lettered, so that it does not stand in the way of the others.

@@ -5,6 +5,7 @@ mod channel;
 mod clock;
 mod directory;
 mod entropy;
+mod note;
 mod observe;
 mod seal;
 mod store;
@@ -13,9 +14,11 @@ pub use channel::{Channel, DeliveryOutcome, Handover, HandoverPart};
 pub use clock::Clock;
 pub use directory::{Directory, DirectoryAnswer, DirectoryRecord, DirectoryUnavailable, ServiceQuery};
 pub use entropy::Entropy;
+pub use note::{KeptNote, Note, NoteKind};
 pub use observe::{IntakeOutcome, Observation, Observer, Silent};
 pub use seal::{Receipt, ReceiptPart, ReceiptSigner, SealError, SealRequest, Sealer};
 pub use store::{
-    Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
-    PayloadWriter, Staged, StagedFile, StoreError, StoreStatus, StoredMessage, SubmissionFilter, Timer,
+    Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, MessageStore,
+    PartReader, PayloadWriter, Staged, StagedFile, StoreError, StoreStatus, StoredMessage, SubmissionFilter,
+    Tallies, Tally, Timer,
 };

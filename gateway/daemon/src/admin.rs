@@ -6,6 +6,7 @@ use amtsbote_core::account::{AccountBook, Role};
 use amtsbote_core::port::{Clock, MessageStore};
 use amtsbote_core::route::Router as RoutingRouter;
 use amtsbote_http::{Peer, Problem};
+use amtsbote_rest::AdminServices;
 use amtsbote_telemetry::{Health, Metrics};
 use arc_swap::ArcSwap;
 use axum::extract::{FromRequestParts, State};
@@ -45,12 +46,23 @@ impl FromRequestParts<Arc<Insight>> for Operator {
     }
 }
 
-/// `GET /admin/v1/status` for viewers and above.
-pub(crate) fn operator(insight: Arc<Insight>) -> Router {
+/// The operators' interface, with `GET /admin/v1/status` and its OpenAPI document besides.
+pub(crate) fn operator(insight: Arc<Insight>, services: Arc<AdminServices>) -> Router {
+    let document = amtsbote_rest::admin_document().unwrap_or_default();
+    let json = HeaderValue::from_static("application/json");
     Router::new()
         .route("/admin/v1/status", get(status))
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not-found", "There is no such path") })
         .with_state(insight)
+        .merge(amtsbote_rest::admin_router(services))
+        .route(
+            "/admin/v1/openapi.json",
+            get(move || std::future::ready(([(header::CONTENT_TYPE, json.clone())], document.clone()))),
+        )
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not-found", "There is no such path") })
+        .method_not_allowed_fallback(|| async {
+            let title = "This path does not take this method";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", title)
+        })
 }
 
 /// `/metrics`, `/health/live`, `/health/ready`, without authentication.

@@ -9,9 +9,11 @@ use std::time::Duration;
 use amtsbote_amqp::{AmqpChannel, BrokerOptions};
 use amtsbote_core::Timestamp;
 use amtsbote_core::account::{AccountBook, Credential, LocalChannel};
+use amtsbote_core::control::Controls;
 use amtsbote_core::engine::{Engine, EnginePorts};
 use amtsbote_core::intake::Intake;
 use amtsbote_core::mailbox::Mailboxes;
+use amtsbote_core::operations::{OperationPorts, Operations};
 use amtsbote_core::port::{
     Channel, Clock, Directory, DirectoryAnswer, DirectoryUnavailable, Entropy, MessageStore, ServiceQuery,
 };
@@ -20,7 +22,7 @@ use amtsbote_core::submissions::Submissions;
 use amtsbote_core::wake::Wake;
 use amtsbote_dvdv::{DvdvDirectory, DvdvOptions, EntryPath};
 use amtsbote_http::{Client, ClientOptions, Listener, Reach, serve};
-use amtsbote_rest::{Quotas, Services};
+use amtsbote_rest::{AdminServices, Quotas, Services};
 use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
 use amtsbote_telemetry::{DirectoryOutcome, Health, Metrics};
@@ -86,7 +88,8 @@ pub struct Gateway {
     stop: CancellationToken,
     listeners: Vec<JoinHandle<()>>,
     engine_task: JoinHandle<usize>,
-    retention_task: JoinHandle<()>,
+    /// Retention, bulk operations, and the count of what waits.
+    upkeep: Vec<JoinHandle<()>>,
     reloadable: Reloadable,
     health: Arc<Health>,
     wake: Arc<Wake>,
@@ -314,6 +317,32 @@ fn open_store(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Message
     Ok(Arc::new(store))
 }
 
+/// What waits is counted so often, but never more than a fiftieth of the time.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
+
+async fn count_waiting(
+    operations: Arc<Operations>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) {
+    loop {
+        let began = clock.now();
+        match operations.overview().await {
+            Ok(overview) => metrics.waiting(&overview, began),
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "What waits was not counted.");
+            }
+        }
+        let taken = clock.now().duration_since(began).unsigned_abs();
+        let next = clock.now().checked_add(COUNT_EVERY.max(taken * 50)).unwrap_or(Timestamp::MAX);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = clock.sleep_until(next) => {}
+        }
+    }
+}
+
 impl Gateway {
     /// Starts everything; returns once all listeners accept connections.
     ///
@@ -341,11 +370,28 @@ impl Gateway {
         let operator_expires = operator_tls.as_ref().and_then(|(_, expires)| *expires);
         let operator_tls = operator_tls.map(|(tls, _)| tls);
         let store = open_store(config, &metrics)?;
+        let unusable = |error: amtsbote_core::port::StoreError| StartError::Dependency {
+            what: "store".to_owned(),
+            detail: chain(&error),
+        };
+        let controls = Controls::load(Arc::clone(&store), Arc::clone(&entropy), Arc::clone(&wake));
+        let controls = controls.await.map_err(unusable)?;
+        let newest = store.newest().await.map_err(unusable)?;
+        let operations = Operations::new(OperationPorts {
+            store: Arc::clone(&store),
+            controls: Arc::clone(&controls),
+            router: Arc::clone(&router),
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            wake: Arc::clone(&wake),
+            policies: config.engine.policies.clone(),
+        });
 
         let ports = EnginePorts {
             store: Arc::clone(&store),
             router: Arc::clone(&router),
             sealer: Arc::clone(&seal) as _,
+            controls: Arc::clone(&controls),
             channels,
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
@@ -363,12 +409,14 @@ impl Gateway {
                 Arc::clone(&metrics) as _,
                 Arc::clone(&wake),
             )
+            .going_on_after(newest)
             .warning_before_deadlines(config.deadline_warning),
             submissions: Submissions::new(Arc::clone(&store), Arc::clone(&clock)),
             mailboxes: Mailboxes::new(
                 Arc::clone(&store),
                 Arc::clone(&clock),
                 Arc::clone(&entropy),
+                controls,
                 Arc::clone(&wake),
             ),
             router: Arc::clone(&router),
@@ -388,6 +436,7 @@ impl Gateway {
             router: Arc::clone(&router),
             started: clock.now(),
         });
+        let admin = AdminServices { operations: Arc::clone(&operations), accounts: Arc::clone(&accounts) };
         let reloadable = Reloadable {
             accounts,
             router,
@@ -423,13 +472,18 @@ impl Gateway {
             telemetry_socket.as_ref().map(|(_, address)| *address),
         );
         if let Some((socket, _)) = operator_socket {
-            listeners.push(listen("operator", socket, operator_tls, admin::operator(Arc::clone(&insight))));
+            let router = admin::operator(Arc::clone(&insight), Arc::new(admin));
+            listeners.push(listen("operator", socket, operator_tls, router));
         }
         if let Some((socket, _)) = telemetry_socket {
             listeners.push(listen("telemetry", socket, None, admin::telemetry(insight)));
         }
         let engine_task = tokio::spawn(Arc::clone(&engine).run(stop.clone(), config.drain));
-        let retention_task = tokio::spawn(engine.run_retention(stop.clone()));
+        let upkeep = vec![
+            tokio::spawn(engine.run_retention(stop.clone())),
+            tokio::spawn(Arc::clone(&operations).run_jobs(stop.clone())),
+            tokio::spawn(count_waiting(operations, metrics, clock, stop.clone())),
+        ];
         tracing::info!(%exchange, operator = ?operator, telemetry = ?telemetry, held = config.hold, "The gateway is running.");
         Ok(Self {
             exchange,
@@ -438,7 +492,7 @@ impl Gateway {
             stop,
             listeners,
             engine_task,
-            retention_task,
+            upkeep,
             reloadable,
             health,
             wake,
@@ -457,7 +511,7 @@ impl Gateway {
     /// Whether a part has ended by itself, which only a bug can do.
     pub fn has_failed(&self) -> bool {
         self.engine_task.is_finished()
-            || self.retention_task.is_finished()
+            || self.upkeep.iter().any(JoinHandle::is_finished)
             || self.listeners.iter().any(JoinHandle::is_finished)
     }
 
@@ -475,8 +529,10 @@ impl Gateway {
             tracing::error!(error = &error as &dyn std::error::Error, "The engine died.");
             0
         });
-        if let Err(error) = self.retention_task.await {
-            tracing::error!(error = &error as &dyn std::error::Error, "Retention died.");
+        for task in self.upkeep {
+            if let Err(error) = task.await {
+                tracing::error!(error = &error as &dyn std::error::Error, "A part of the upkeep died.");
+            }
         }
         cut
     }

@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::FailureClass;
+use amtsbote_core::operations::Overview;
 use amtsbote_core::port::{IntakeOutcome, Observation, Observer, StoreStatus};
+use amtsbote_core::route::ChannelKind;
 use prometheus::{
-    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::health::Health;
 
 /// Buckets from half a millisecond to half a minute.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+/// Destinations with a label of their own.
+const LABELS: usize = 50;
 const BATCH: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0];
 
 /// All metrics of a gateway, in a registry of its own.
@@ -24,6 +28,12 @@ pub struct Metrics {
     attempts: IntCounterVec,
     attempt_seconds: Histogram,
     dead: IntCounter,
+    dead_letters: IntGauge,
+    queue_messages: IntGaugeVec,
+    queue_oldest: GaugeVec,
+    mailbox_messages: IntGauge,
+    held_destinations: IntGauge,
+    open_breakers: IntGauge,
     seal_failures: IntCounter,
     deadlines: IntCounterVec,
     schedule_lag: Gauge,
@@ -73,6 +83,16 @@ impl Metrics {
             &["role"],
         )?;
         registry.register(Box::new(certificate_expiry.clone()))?;
+        let queue_oldest = GaugeVec::new(
+            Opts::new("queue_oldest_seconds", "Age of the oldest undelivered message, by destination."),
+            &["destination"],
+        )?;
+        registry.register(Box::new(queue_oldest.clone()))?;
+        let queue_messages = IntGaugeVec::new(
+            Opts::new("queue_messages", "Messages that are not with their department yet, by destination."),
+            &["destination"],
+        )?;
+        registry.register(Box::new(queue_messages.clone()))?;
         let build =
             GaugeVec::new(Opts::new("build_info", "Version of the gateway; always 1."), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
@@ -94,6 +114,12 @@ impl Metrics {
                 &["transport", "outcome"],
             )?,
             attempt_seconds: histogram("attempt_seconds", "Time of an attempt to hand over.", &SECONDS)?,
+            dead_letters: gauge("dead_letters", "Messages that wait for an operator.")?,
+            queue_messages,
+            queue_oldest,
+            mailbox_messages: gauge("mailbox_messages", "Messages in all mailboxes, leased ones included.")?,
+            held_destinations: gauge("held_destinations", "Destinations that an operator holds.")?,
+            open_breakers: gauge("open_breakers", "Destinations that are out of order.")?,
             dead: counter("dead_lettered_total", "Messages that were dead-lettered since the start.")?,
             deadlines: counters(
                 "deadlines_total",
@@ -134,6 +160,30 @@ impl Metrics {
     pub fn committed(&self, frames: usize, elapsed: Duration) {
         self.commit_seconds.observe(elapsed.as_secs_f64());
         self.commit_batch.observe(frames as f64);
+    }
+
+    /// What waits, counted a moment ago. Only the destinations with the most get a label of their own.
+    pub fn waiting(&self, overview: &Overview, now: Timestamp) {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let mut sorted: Vec<_> = overview.destinations.iter().collect();
+        sorted.sort_by_key(|one| std::cmp::Reverse(one.messages));
+        self.queue_messages.reset();
+        self.queue_oldest.reset();
+        for (place, one) in sorted.iter().enumerate() {
+            let label = if place < LABELS { one.destination.to_string() } else { "other".to_owned() };
+            self.queue_messages.with_label_values(&[&label]).add(number(one.messages));
+            let age = one.oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64());
+            let gauge = self.queue_oldest.with_label_values(&[&label]);
+            gauge.set(gauge.get().max(age));
+        }
+        let mailboxes = sorted.iter().filter(|one| one.destination.channel == ChannelKind::Mailbox);
+        self.mailbox_messages.set(number(mailboxes.map(|one| one.messages).sum()));
+        let count = |test: fn(&&&amtsbote_core::operations::DestinationStatus) -> bool| {
+            number(sorted.iter().filter(test).count() as u64)
+        };
+        self.held_destinations.set(count(|one| one.hold.is_some()));
+        self.open_breakers.set(count(|one| one.breaker.is_some()));
+        self.dead_letters.set(number(overview.dead));
     }
 
     /// The directory was asked.
@@ -223,6 +273,12 @@ impl Observer for Metrics {
                 let event = if missed { "missed" } else { "near" };
                 tracing::error!(message.id = %id, event, "A deadline needs somebody's attention.");
                 self.deadlines.with_label_values(&[event]).inc();
+            }
+            Observation::Breaker { destination, reason: Some(reason) } => {
+                tracing::error!(%destination, code = reason.code, detail = reason.detail, "A destination is out of order; its messages wait.");
+            }
+            Observation::Breaker { destination, reason: None } => {
+                tracing::info!(%destination, "A destination is in order again; its messages go on slowly.");
             }
             Observation::SealFailed { .. } => self.seal_failures.inc(),
             Observation::Scheduled { lag, at } => {

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, Event, ItemState, Placement};
+use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
-use amtsbote_core::key::PartyId;
+use amtsbote_core::key::{OrderingKey, PartyId};
 use amtsbote_core::message::{IntakeKey, Message, PartNumber, Priority, Sha256Digest};
 use amtsbote_core::port::{
-    Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
-    PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage, SubmissionFilter, Timer,
+    Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, KeptNote,
+    MessageStore, Note, NoteKind, PartReader, PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage,
+    SubmissionFilter, Tallies, Tally, Timer,
 };
 use amtsbote_core::route::Destination;
 use async_trait::async_trait;
@@ -25,6 +27,7 @@ struct Content {
     messages: BTreeMap<MessageId, Entry>,
     keys: HashMap<IntakeKey, (MessageId, Sha256Digest)>,
     damaged: BTreeSet<MessageId>,
+    notes: BTreeMap<(NoteKind, String), String>,
 }
 
 #[derive(Debug, Clone)]
@@ -57,7 +60,33 @@ impl MemoryStore {
     }
 
     fn placed(&self, wanted: impl Fn(&Placement) -> bool) -> Vec<(MessageId, Delivery)> {
-        self.deliveries().into_iter().filter(|(_, delivery)| wanted(&delivery.placement())).collect()
+        let content = self.content();
+        let found = content.messages.iter().filter(|(_, entry)| wanted(&entry.delivery.placement()));
+        found.map(|(id, entry)| (*id, entry.delivery.clone())).collect()
+    }
+
+    /// Those among them that no other message with the same ordering key stands in front of.
+    fn first_in_line(&self, mut found: Vec<(MessageId, Delivery)>) -> Vec<(MessageId, Delivery)> {
+        if found.iter().all(|(_, delivery)| delivery.line.is_none()) {
+            return found;
+        }
+        let mut heads: BTreeMap<(Destination, OrderingKey), MessageId> = BTreeMap::new();
+        for (id, entry) in &self.content().messages {
+            if let Some((destination, key)) = entry.delivery.line_key() {
+                heads.entry((destination.clone(), key.clone())).or_insert(*id);
+            }
+        }
+        found.retain(|(id, delivery)| {
+            let line = delivery.line_key().map(|(destination, key)| (destination.clone(), key.clone()));
+            line.is_none_or(|line| heads.get(&line) == Some(id))
+        });
+        found
+    }
+
+    fn in_order(found: Vec<(MessageId, Delivery)>, limit: usize) -> Vec<MessageId> {
+        let mut found: Vec<_> = found.into_iter().map(|(id, delivery)| order(&delivery, id)).collect();
+        found.sort();
+        found.into_iter().map(|(_, _, id)| id).take(limit).collect()
     }
 }
 
@@ -122,7 +151,7 @@ impl MessageStore for MemoryStore {
         Ok(Accepted::First)
     }
 
-    async fn commit(&self, changes: Vec<Change>) -> Result<(), CommitError> {
+    async fn commit_with(&self, changes: Vec<Change>, notes: Vec<Note>) -> Result<(), CommitError> {
         let mut content = self.content();
         for change in &changes {
             let current = content.messages.get(&change.id).map(|entry| entry.delivery.version);
@@ -138,7 +167,28 @@ impl MessageStore for MemoryStore {
             entry.delivery = change.delivery;
             entry.events.extend(change.events);
         }
+        for Note { kind, name, value } in notes {
+            match value {
+                Some(value) => drop(content.notes.insert((kind, name), value)),
+                None => drop(content.notes.remove(&(kind, name))),
+            }
+        }
         Ok(())
+    }
+
+    async fn notes(
+        &self,
+        kind: NoteKind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<KeptNote>, StoreError> {
+        let content = self.content();
+        let of_kind = content
+            .notes
+            .iter()
+            .filter(|((one, name), _)| *one == kind && after.is_none_or(|after| name.as_str() > after));
+        let kept = of_kind.map(|((_, name), value)| KeptNote { name: name.clone(), value: value.clone() });
+        Ok(kept.take(limit).collect())
     }
 
     async fn head(&self, id: MessageId) -> Result<Option<Delivery>, StoreError> {
@@ -181,14 +231,15 @@ impl MessageStore for MemoryStore {
     }
 
     async fn timers(&self, limit: usize) -> Result<Vec<Timer>, StoreError> {
-        let timers = |(id, delivery): (MessageId, Delivery)| {
-            let placed = match delivery.placement() {
+        let timers = |(id, entry): (&MessageId, &Entry)| {
+            let placed = match entry.delivery.placement() {
                 Placement::Timer { due } => Some(due),
                 _ => None,
             };
-            placed.into_iter().chain(delivery.alarm()).map(move |due| Timer { id, due })
+            let id = *id;
+            placed.into_iter().chain(entry.delivery.alarm()).map(move |due| Timer { id, due })
         };
-        let mut found: Vec<Timer> = self.deliveries().into_iter().flat_map(timers).collect();
+        let mut found: Vec<Timer> = self.content().messages.iter().flat_map(timers).collect();
         found.sort_by_key(|timer| (timer.due, timer.id));
         found.truncate(limit);
         Ok(found)
@@ -199,11 +250,9 @@ impl MessageStore for MemoryStore {
         after: Option<&Destination>,
         limit: usize,
     ) -> Result<Vec<Destination>, StoreError> {
-        let waiting = |(_, delivery): (MessageId, Delivery)| match delivery.placement() {
-            Placement::Ready { destination, .. } => Some(destination),
-            _ => None,
-        };
-        let all: BTreeSet<Destination> = self.deliveries().into_iter().filter_map(waiting).collect();
+        let ready = self.placed(|placement| matches!(placement, Placement::Ready { .. }));
+        let all: BTreeSet<Destination> =
+            self.first_in_line(ready).into_iter().filter_map(|(_, delivery)| delivery.destination).collect();
         Ok(all.into_iter().filter(|one| after.is_none_or(|after| one > after)).take(limit).collect())
     }
 
@@ -214,19 +263,67 @@ impl MessageStore for MemoryStore {
         limit: usize,
     ) -> Result<Vec<MessageId>, StoreError> {
         let ready = |placement: &Placement| matches!(placement, Placement::Ready { destination: one, class, .. } if one == destination && *class >= from);
-        let mut found: Vec<_> =
-            self.placed(ready).into_iter().map(|(id, delivery)| (order(&delivery, id), id)).collect();
-        found.sort();
-        Ok(found.into_iter().take(limit).map(|(_, id)| id).collect())
+        Ok(Self::in_order(self.first_in_line(self.placed(ready)), limit))
     }
 
     async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {
         let found = self.placed(
             |placement| matches!(placement, Placement::Available { mailbox: one, .. } if one == mailbox),
         );
-        let mut found: Vec<_> = found.into_iter().map(|(id, delivery)| order(&delivery, id)).collect();
-        found.sort();
-        Ok(found.into_iter().map(|(_, _, id)| id).take(limit).collect())
+        Ok(Self::in_order(self.first_in_line(found), limit))
+    }
+
+    async fn holding(&self, after: Option<&HoldKey>, limit: usize) -> Result<Vec<HoldKey>, StoreError> {
+        let content = self.content();
+        let held = content.messages.values().filter_map(|entry| entry.delivery.held.clone());
+        let all: BTreeMap<String, HoldKey> = held.map(|hold| (hold.to_string(), hold)).collect();
+        let after = after.map(ToString::to_string);
+        let later = all.into_iter().filter(|(name, _)| after.as_ref().is_none_or(|after| name > after));
+        Ok(later.map(|(_, hold)| hold).take(limit).collect())
+    }
+
+    async fn held(&self, hold: &HoldKey, limit: usize) -> Result<Vec<MessageId>, StoreError> {
+        let held =
+            |placement: &Placement| matches!(placement, Placement::Held { hold: one, .. } if one == hold);
+        Ok(Self::in_order(self.placed(held), limit))
+    }
+
+    async fn dead(&self, after: Option<DeadCursor>, limit: usize) -> Result<Vec<HeadEntry>, StoreError> {
+        let dead = self.placed(|placement| matches!(placement, Placement::Dead { .. }));
+        let mut found: Vec<(DeadCursor, HeadEntry)> = dead
+            .into_iter()
+            .map(|(id, delivery)| (DeadCursor { since: delivery.since, id }, HeadEntry { id, delivery }))
+            .filter(|(place, _)| after.is_none_or(|after| *place > after))
+            .collect();
+        found.sort_by_key(|(place, _)| *place);
+        Ok(found.into_iter().map(|(_, entry)| entry).take(limit).collect())
+    }
+
+    async fn tally(&self) -> Result<Tallies, StoreError> {
+        let mut found: BTreeMap<Destination, Tally> = BTreeMap::new();
+        for (id, delivery) in self.deliveries() {
+            let waits = match delivery.placement() {
+                Placement::Timer { .. }
+                | Placement::Ready { .. }
+                | Placement::Available { .. }
+                | Placement::Held { .. } => true,
+                Placement::Prepare | Placement::Finished { .. } | Placement::Dead { .. } => false,
+            };
+            if let (true, Some(destination)) = (waits, delivery.destination) {
+                let blank = |destination: &Destination| Tally {
+                    destination: destination.clone(),
+                    messages: 0,
+                    oldest: id,
+                };
+                found.entry(destination).or_insert_with_key(blank).messages += 1;
+            }
+        }
+        let dead = self.placed(|placement| matches!(placement, Placement::Dead { .. })).len() as u64;
+        Ok(Tallies { waiting: found.into_values().collect(), dead })
+    }
+
+    async fn newest(&self) -> Result<Option<MessageId>, StoreError> {
+        Ok(self.content().messages.keys().next_back().copied())
     }
 
     async fn leased(&self, lease: LeaseId) -> Result<Vec<MessageId>, StoreError> {

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{DeadReason, Delivery, FailureReason, State};
+use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
 use amtsbote_core::message::{IntakeKey, PartNumber, Priority};
 use amtsbote_core::port::{
-    Acceptance, Accepted, Change, CommitError, Cursor, DuplicateOf, HeadEntry, MessageStore, PartReader,
-    PayloadWriter, StoreError, StoreStatus, StoredMessage, SubmissionFilter, Timer,
+    Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, KeptNote,
+    MessageStore, Note, NoteKind, PartReader, PayloadWriter, StoreError, StoreStatus, StoredMessage,
+    SubmissionFilter, Tallies, Timer,
 };
 use amtsbote_core::route::Destination;
 use amtsbote_testkit::memory::MemoryStore;
@@ -155,9 +157,10 @@ impl MessageStore for FaultyStore {
         Err(failure())
     }
 
-    async fn commit(&self, mut changes: Vec<Change>) -> Result<(), CommitError> {
+    async fn commit_with(&self, mut changes: Vec<Change>, notes: Vec<Note>) -> Result<(), CommitError> {
         let starts = |change: &Change| matches!(change.delivery.state, State::Attempting { .. });
         if self.breakage == Breakage::DeliversBeforeCommitting
+            && !changes.is_empty()
             && changes.iter().all(starts)
             && self.skipped.lock().unwrap().insert(changes[0].id)
         {
@@ -166,13 +169,13 @@ impl MessageStore for FaultyStore {
         match self.fault() {
             Some(true) => {
                 self.break_it(&mut changes);
-                self.inner.commit(changes).await?;
+                self.inner.commit_with(changes, notes).await?;
             }
             Some(false) => {}
             None => {
                 tokio::time::sleep(self.slowness()).await;
                 self.break_it(&mut changes);
-                return self.inner.commit(changes).await;
+                return self.inner.commit_with(changes, notes).await;
             }
         }
         Err(failure().into())
@@ -222,6 +225,35 @@ impl MessageStore for FaultyStore {
 
     async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {
         self.inner.mailbox(mailbox, limit).await
+    }
+
+    async fn notes(
+        &self,
+        kind: NoteKind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<KeptNote>, StoreError> {
+        self.inner.notes(kind, after, limit).await
+    }
+
+    async fn holding(&self, after: Option<&HoldKey>, limit: usize) -> Result<Vec<HoldKey>, StoreError> {
+        self.inner.holding(after, limit).await
+    }
+
+    async fn held(&self, hold: &HoldKey, limit: usize) -> Result<Vec<MessageId>, StoreError> {
+        self.inner.held(hold, limit).await
+    }
+
+    async fn dead(&self, after: Option<DeadCursor>, limit: usize) -> Result<Vec<HeadEntry>, StoreError> {
+        self.inner.dead(after, limit).await
+    }
+
+    async fn tally(&self) -> Result<Tallies, StoreError> {
+        self.inner.tally().await
+    }
+
+    async fn newest(&self) -> Result<Option<MessageId>, StoreError> {
+        self.inner.newest().await
     }
 
     async fn leased(&self, lease: LeaseId) -> Result<Vec<MessageId>, StoreError> {

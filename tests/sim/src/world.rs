@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use amtsbote_core::Timestamp;
-use amtsbote_core::account::{AccountBook, LocalChannel};
-use amtsbote_core::delivery::{EventKind, Face, FailureClass, RetryPolicy, State};
+use amtsbote_core::account::{AccountBook, GATEWAY, LocalChannel};
+use amtsbote_core::control::Controls;
+use amtsbote_core::delivery::{Delivery, EventKind, Face, FailureClass, RetryPolicy, State};
 use amtsbote_core::engine::{DestinationPolicy, Engine, EngineOptions, EnginePorts, Policies, Retention};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::intake::{Admission, Intake, Submission};
@@ -57,6 +58,8 @@ pub struct Outcome {
     pub undurable: usize,
     /// Messages whose ProcessCard counts its hand-overs wrongly: somebody overwrote somebody else's change.
     pub untrue: usize,
+    /// Messages whose sender was not told of their bad end, or was told wrongly or twice.
+    pub untold: usize,
     /// Faults that happened.
     pub faults: u64,
     /// Times the process was killed.
@@ -68,7 +71,7 @@ impl Outcome {
     pub fn complaint(&self) -> Option<String> {
         let conserved = self.accepted == self.delivered + self.dead + self.expired + self.lost;
         let wrong = self.lost + self.unmarked + self.stuck + self.altered + self.given_up + self.undurable;
-        let good = conserved && wrong + self.untrue == 0;
+        let good = conserved && wrong + self.untrue + self.untold == 0;
         (!good).then(|| format!("{self:?}"))
     }
 }
@@ -138,7 +141,7 @@ impl World {
         world.play().await
     }
 
-    fn start(&mut self) -> Process {
+    async fn start(&mut self) -> Process {
         let store: Arc<dyn MessageStore> = Arc::clone(&self.store) as _;
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
         let entropy = Arc::new(SeededEntropy::new(self.random.random()));
@@ -154,29 +157,41 @@ impl World {
             Arc::new(Silent),
             Arc::clone(&wake),
         );
+        let controls =
+            Controls::load(Arc::clone(&store), Arc::clone(&entropy) as _, Arc::clone(&wake)).await.unwrap();
         let mailboxes = Mailboxes::new(
             Arc::clone(&store),
             Arc::clone(&clock),
             Arc::clone(&entropy) as _,
+            Arc::clone(&controls),
             Arc::clone(&wake),
         );
         let sealer = Arc::new(FakeSealer::failing(self.random.random_range(0..3)));
-        let ports =
-            EnginePorts { store, router, sealer, channels, clock, entropy, observer: Arc::new(Silent), wake };
+        let ports = EnginePorts {
+            store,
+            router,
+            sealer,
+            controls,
+            channels,
+            clock,
+            entropy,
+            observer: Arc::new(Silent),
+            wake,
+        };
         let engine = Engine::new(ports, options());
         let task = tokio::spawn(engine.run(CancellationToken::new(), Duration::from_secs(5)));
         Process { intake, mailboxes, task }
     }
 
     async fn play(mut self) -> Outcome {
-        let mut process = self.start();
+        let mut process = self.start().await;
         for number in 0..MESSAGES {
             self.submit(&process, number).await;
             if self.random.random_bool(0.05) {
                 self.directory.set_down(self.random.random_bool(0.5));
             }
             if self.random.random_bool(0.06) {
-                let dead = std::mem::replace(&mut process, self.start());
+                let dead = std::mem::replace(&mut process, self.start().await);
                 self.crashes += 1;
                 if self.random.random_bool(0.5) {
                     dead.task.abort();
@@ -242,11 +257,33 @@ impl World {
             if self.pull {
                 while self.poll(process, true).await {}
             }
-            if self.memory.deliveries().iter().all(|(_, delivery)| ended(&delivery.state, self.pull)) {
+            let quiet = |(_, delivery): &(MessageId, Delivery)| {
+                delivery.account.as_str() == GATEWAY
+                    || ended(&delivery.state, self.pull) && !delivery.owes_notice
+            };
+            if self.memory.deliveries().iter().all(quiet) {
                 return;
             }
             tokio::time::sleep(Duration::from_secs(600)).await;
         }
+    }
+
+    /// Senders of messages that ended badly without exactly one notice about that end in their mailbox.
+    async fn untold(
+        &self,
+        states: &BTreeMap<MessageId, Delivery>,
+        notices: &BTreeMap<MessageId, Delivery>,
+    ) -> usize {
+        let mut told: BTreeMap<MessageId, usize> = BTreeMap::new();
+        for id in notices.keys() {
+            let notice = self.memory.load(*id).await.unwrap().unwrap();
+            *told.entry(notice.message.metadata.in_reply_to.unwrap()).or_default() += 1;
+        }
+        let badly = |delivery: &Delivery| matches!(delivery.state, State::Dead { .. } | State::Expired);
+        let wrong = states
+            .iter()
+            .filter(|(id, delivery)| told.get(id).copied().unwrap_or(0) != usize::from(badly(delivery)));
+        wrong.count()
     }
 
     async fn outcome(&self) -> Outcome {
@@ -271,7 +308,12 @@ impl World {
         let unmarked =
             |attempts: &&Vec<u32>| attempts.len() > 1 && attempts[1..].iter().all(|attempt| *attempt == 1);
         outcome.unmarked = arrivals.values().filter(unmarked).count();
-        let states: BTreeMap<_, _> = self.memory.deliveries().into_iter().collect();
+        let (notices, states): (BTreeMap<_, _>, BTreeMap<_, _>) = self
+            .memory
+            .deliveries()
+            .into_iter()
+            .partition(|(_, delivery)| delivery.account.as_str() == GATEWAY);
+        outcome.untold = self.untold(&states, &notices).await;
         outcome.stuck = states.values().filter(|delivery| !ended(&delivery.state, self.pull)).count();
         for (id, delivery) in &states {
             let card = self.memory.load(*id).await.unwrap().unwrap().events;

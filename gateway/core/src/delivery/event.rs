@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::state::{DeadReason, RejectReason};
+use crate::hold::HoldKey;
 use crate::id::MessageId;
 use crate::key::{AccountName, PartyId};
 use crate::route::Route;
@@ -176,10 +177,13 @@ pub enum EventKind {
         /// Why.
         reason: RejectReason,
     },
-    /// Withdrawn by the sender.
+    /// Withdrawn by the sender, or given up by an operator.
     Cancelled {
         /// Who.
         account: AccountName,
+        /// Why, if it was an operator.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// Will not be tried again until someone acts.
     Dead {
@@ -205,4 +209,35 @@ pub enum EventKind {
     },
     /// The payload was removed after its retention.
     PayloadRemoved,
+    /// A hold on its service, its account or itself keeps it back.
+    Held {
+        /// Which.
+        hold: HoldKey,
+        /// Why.
+        reason: String,
+    },
+    /// The hold has ended; the message goes on.
+    HoldEnded {
+        /// Which.
+        hold: HoldKey,
+    },
+    /// The sender was told how it ended.
+    SenderNotified {
+        /// The notice in the sender's mailbox.
+        notice: MessageId,
+    },
+    /// An operator sent it on its way again.
+    Redriven {
+        /// Who.
+        account: AccountName,
+        /// Why.
+        reason: String,
+    },
+    /// An operator had it routed anew.
+    Rerouted {
+        /// Who.
+        account: AccountName,
+        /// Why.
+        reason: String,
+    },
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::event::{Face, FailureReason};
+use crate::hold::HoldKey;
 use crate::id::LeaseId;
-use crate::key::{AccountName, CaseId, PartyId};
+use crate::key::{AccountName, CaseId, OrderingKey, PartyId};
 use crate::message::{Message, Priority};
 use crate::route::{Destination, OutcomeKind, Route};
 
@@ -175,6 +176,45 @@ pub struct DeadlineWatch {
     pub last: bool,
 }
 
+/// What a dead message does to those behind it that have the same ordering key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeadHead {
+    /// They wait until somebody acts.
+    #[default]
+    Block,
+    /// They go on without it.
+    Skip,
+}
+
+/// A place among the messages with the same ordering key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    /// The key.
+    pub key: OrderingKey,
+    /// What follows if it dies.
+    #[serde(default)]
+    pub dead_head: DeadHead,
+}
+
+/// How much of the retry policy a message has used up: only failures of its own count, neither holds nor a destination that is
+/// out of order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retries {
+    /// Failed attempts that count.
+    pub failures: u32,
+    /// Time it was made to wait after them.
+    pub waited: SignedDuration,
+}
+
+impl Retries {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The changing side of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -217,6 +257,18 @@ pub struct Delivery {
     /// Hand-overs begun.
     #[serde(default)]
     pub attempts: u32,
+    /// What of its retries is used up.
+    #[serde(default, skip_serializing_if = "Retries::is_none")]
+    pub retries: Retries,
+    /// What keeps it back although it could go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HoldKey>,
+    /// Its place among those with the same ordering key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<Line>,
+    /// Whether the sender still has to be told how it ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owes_notice: bool,
     /// Its place in a mailbox, for the pull channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<MailboxItem>,
@@ -253,6 +305,15 @@ pub enum Placement {
         /// Second order, none last.
         deadline: Option<Timestamp>,
     },
+    /// Kept back by a hold on its service, its account or itself.
+    Held {
+        /// By which.
+        hold: HoldKey,
+        /// First order.
+        class: Priority,
+        /// Second order, none last.
+        deadline: Option<Timestamp>,
+    },
     /// Needs nobody; kept until its retention is over.
     Finished {
         /// Since when.
@@ -261,7 +322,10 @@ pub enum Placement {
         stripped: bool,
     },
     /// Needs an operator; kept until someone acts.
-    Parked,
+    Dead {
+        /// Since when.
+        since: Timestamp,
+    },
 }
 
 impl Delivery {
@@ -283,6 +347,10 @@ impl Delivery {
             destination: route.map(|route| route.destination.clone()),
             sealed: false,
             attempts: 0,
+            retries: Retries::default(),
+            held: None,
+            line: metadata.ordering_key.clone().map(|key| Line { key, dead_head: DeadHead::default() }),
+            owes_notice: false,
             item: None,
             stripped: false,
         }
@@ -300,13 +368,33 @@ impl Delivery {
     /// State as shown to people: a routed message that only waits for its seal counts as `queued`.
     pub fn shown_state(&self) -> &'static str {
         match self.state {
+            _ if self.held.is_some() => "held",
             State::Accepted { .. } if self.destination.is_some() => "queued",
             _ => self.state.as_str(),
         }
     }
 
+    /// Where it stands in line, as long as it does: from the moment its destination is known until its first hand-over is done
+    /// (push: delivered; mailbox: acknowledged) or it ends in another way. Acceptance decides the order.
+    pub fn line_key(&self) -> Option<(&Destination, &OrderingKey)> {
+        let (line, destination) = (self.line.as_ref()?, self.destination.as_ref()?);
+        let stands = match self.placement() {
+            Placement::Finished { .. } => false,
+            Placement::Dead { .. } => line.dead_head == DeadHead::Block,
+            Placement::Prepare
+            | Placement::Timer { .. }
+            | Placement::Ready { .. }
+            | Placement::Available { .. }
+            | Placement::Held { .. } => true,
+        };
+        stands.then_some((destination, &line.key))
+    }
+
     /// Where the store has to keep it.
     pub fn placement(&self) -> Placement {
+        if let Some(hold) = &self.held {
+            return Placement::Held { hold: hold.clone(), class: self.priority, deadline: self.deadline };
+        }
         match &self.state {
             State::Accepted { retry_at: None } => Placement::Prepare,
             State::Accepted { retry_at: Some(due) } => Placement::Timer { due: *due },
@@ -333,16 +421,19 @@ impl Delivery {
             State::Acknowledged | State::Cancelled | State::Expired | State::Rejected { .. } => {
                 self.finished()
             }
-            State::Dead { .. } => Placement::Parked,
+            State::Dead { .. } => Placement::Dead { since: self.since },
         }
     }
 
-    /// When the delivery has to be looked at besides its [`Self::placement`]: its deadline comes near, its time ends. Nothing while somebody works on it;
-    /// when the work ends the alarm is there again, overdue if need be.
+    /// When the delivery has to be looked at besides its [`Self::placement`]: its deadline comes near, its time ends, its sender
+    /// has to be told. Nothing while somebody works on it; when the work ends the alarm is there again, overdue if need be.
     pub fn alarm(&self) -> Option<Timestamp> {
+        if self.owes_notice {
+            return Some(self.since);
+        }
         let leased = self.item.as_ref().is_some_and(|item| matches!(item.state, ItemState::Leased { .. }));
         match self.placement() {
-            Placement::Finished { .. } | Placement::Parked => None,
+            Placement::Finished { .. } | Placement::Dead { .. } => None,
             _ if leased || matches!(self.state, State::Attempting { .. }) => None,
             _ => [self.expires_at, self.deadline_watch.map(|watch| watch.at)].into_iter().flatten().min(),
         }

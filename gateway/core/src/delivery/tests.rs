@@ -207,7 +207,8 @@ fn the_end_of_its_time_ends_a_message_wherever_it_waits() {
         assert_eq!(delivery.apply(Input::Due, at(49)).map(|_| ()).unwrap_err(), Refusal::NotNow);
         let (expired, events) = run(delivery, vec![(Input::Due, 50)]);
         assert_eq!((expired.state.clone(), events), (State::Expired, vec![EventKind::Expired]));
-        assert_eq!(expired.alarm(), None);
+        assert_eq!(expired.alarm(), Some(at(50)), "the sender has to be told");
+        assert_eq!(run(expired, vec![(Input::Notified { notice: None }, 51)]).0.alarm(), None);
     };
     let open = accepted(metadata.clone(), None);
     ends(open);
@@ -373,4 +374,96 @@ mod any_order {
             prop_assert!(!facts.contains("acknowledged") || facts.contains("fetched"));
         }
     }
+}
+
+fn order() -> Order {
+    Order { by: "operator".parse().unwrap(), reason: "fixed".to_owned() }
+}
+
+fn queued() -> Delivery {
+    let route = route(ChannelKind::Amqp);
+    run(accepted(plain(), Some(&route)), vec![(Input::Sealed(seal()), 1)]).0
+}
+
+fn attempt(delivery: Delivery, class: FailureClass, second: i64, retry: Option<i64>) -> Delivery {
+    let (started, _) = run(delivery, vec![(Input::StartAttempt { until: at(second + 60) }, second)]);
+    let State::Attempting { token, .. } = started.state else { panic!("{started:?}") };
+    let reason = FailureReason { code: "test".to_owned(), detail: String::new() };
+    let next = retry.map(at).ok_or(DeadReason::Permanent { last: reason.clone() });
+    run(started, vec![(Input::Failed { token, class, reason, next }, second)]).0
+}
+
+#[test]
+fn only_failures_of_its_own_use_up_retries() {
+    let delivery = attempt(queued(), FailureClass::Destination, 10, Some(20));
+    assert_eq!((delivery.attempts, delivery.retries), (1, Retries::default()));
+    let delivery = attempt(run(delivery, vec![(Input::Due, 20)]).0, FailureClass::Ours, 20, Some(30));
+    assert_eq!((delivery.attempts, delivery.retries), (2, Retries::default()));
+    let delivery = attempt(run(delivery, vec![(Input::Due, 30)]).0, FailureClass::Transient, 30, Some(40));
+    assert_eq!((delivery.attempts, delivery.retries.failures), (3, 1));
+    assert_eq!(delivery.retries.waited, jiff::SignedDuration::from_secs(10));
+    let (back, _) = run(delivery, vec![(Input::Due, 90_000)]);
+    assert_eq!(
+        back.retries.waited,
+        jiff::SignedDuration::from_secs(10),
+        "what it waited for others is not its own"
+    );
+}
+
+#[test]
+fn a_held_message_stands_aside_and_comes_back_unchanged() {
+    let hold: crate::hold::HoldKey = "account/portal".parse().unwrap();
+    for before in [queued(), in_mailbox()] {
+        let hold_it = Input::Hold { hold: hold.clone(), reason: "why".to_owned() };
+        let (held, _) = run(before.clone(), vec![(hold_it.clone(), 5)]);
+        assert_eq!(held.shown_state(), "held");
+        assert!(matches!(held.placement(), Placement::Held { .. }));
+        assert!(held.apply(Input::StartAttempt { until: at(60) }, at(6)).is_err());
+        assert!(held.apply(lease(1, 60), at(6)).is_err());
+        assert_eq!(held.apply(hold_it, at(6)).unwrap_err(), Refusal::NotNow);
+        let (back, events) = run(held, vec![(Input::Unhold, 90_000)]);
+        assert_eq!(events, [EventKind::HoldEnded { hold: hold.clone() }]);
+        assert_eq!(Delivery { version: before.version, ..back }, before);
+    }
+}
+
+#[test]
+fn a_held_message_still_expires_and_can_be_withdrawn() {
+    let mut metadata = plain();
+    metadata["expiresAt"] = at(50).to_string().into();
+    let (queued, _) =
+        run(accepted(metadata, Some(&route(ChannelKind::Amqp))), vec![(Input::Sealed(seal()), 1)]);
+    let hold = Input::Hold { hold: "account/portal".parse().unwrap(), reason: "why".to_owned() };
+    let (held, _) = run(queued, vec![(hold, 5)]);
+    let (expired, _) = run(held.clone(), vec![(Input::Due, 50)]);
+    assert_eq!((expired.state, expired.held), (State::Expired, None));
+    let (cancelled, _) = run(held, vec![(Input::Cancel { account: "portal".parse().unwrap() }, 6)]);
+    assert_eq!((cancelled.state, cancelled.held), (State::Cancelled, None));
+}
+
+#[test]
+fn a_dead_letter_goes_again_with_new_retries_and_its_mark() {
+    let dead = attempt(queued(), FailureClass::Permanent, 10, None);
+    assert!(dead.owes_notice);
+    let (again, _) = run(dead.clone(), vec![(Input::Redrive(order()), 20)]);
+    assert_eq!((again.state.clone(), again.retries, again.attempts), (State::Queued, Retries::default(), 1));
+    assert_eq!(again.apply(Input::Redrive(order()), at(21)).unwrap_err(), Refusal::NotDead);
+    let elsewhere = route(ChannelKind::Mailbox);
+    let (moved, events) = run(dead.clone(), vec![(Input::Reroute { order: order(), route: elsewhere }, 20)]);
+    assert!(matches!(moved.placement(), Placement::Available { .. }));
+    assert!(matches!(
+        events.as_slice(),
+        [EventKind::Rerouted { .. }, EventKind::Routed { .. }, EventKind::Delivered { .. }]
+    ));
+    let (gone, _) = run(dead, vec![(Input::Withdraw(order()), 20)]);
+    assert_eq!(gone.apply(Input::Withdraw(order()), at(21)).unwrap_err(), Refusal::Finished);
+    let (leased, _) = run(in_mailbox(), vec![(lease(1, 60), 2)]);
+    assert_eq!(leased.apply(Input::Withdraw(order()), at(3)).unwrap_err(), Refusal::HandedOut);
+}
+
+#[test]
+fn the_gateway_is_not_told_of_its_own_notices() {
+    let mut notice = queued();
+    notice.account = crate::account::GATEWAY.parse().unwrap();
+    assert!(!attempt(notice, FailureClass::Permanent, 10, None).owes_notice);
 }

@@ -4,8 +4,10 @@ use jiff::Timestamp;
 
 use super::event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, SealRecord};
 use super::state::{
-    DeadReason, DeadlineWatch, Delivery, ItemState, MailboxItem, Placement, RejectReason, State,
+    DeadHead, DeadReason, DeadlineWatch, Delivery, ItemState, MailboxItem, Placement, RejectReason, Retries,
+    State,
 };
+use crate::hold::HoldKey;
 use crate::id::{LeaseId, MessageId};
 use crate::key::AccountName;
 use crate::route::{ChannelKind, Destination, Route};
@@ -24,6 +26,8 @@ pub enum Input {
     },
     /// There is no way, or policy forbids it.
     Refused(RejectReason),
+    /// How its destination treats those behind a dead message with the same ordering key.
+    DeadHead(DeadHead),
     /// The document is signed.
     Sealed(SealRecord),
     /// The gateway cannot sign at the moment.
@@ -128,6 +132,40 @@ pub enum Input {
     },
     /// Retention of the payload is over.
     Strip,
+    /// A hold on its service, its account or itself keeps it back.
+    Hold {
+        /// Which.
+        hold: HoldKey,
+        /// Why.
+        reason: String,
+    },
+    /// The hold has ended.
+    Unhold,
+    /// The sender was told how the message ended.
+    Notified {
+        /// The notice; `None` if the sender has no mailbox here.
+        notice: Option<MessageId>,
+    },
+    /// An operator sends a dead message on its way again.
+    Redrive(Order),
+    /// An operator sends a message another way.
+    Reroute {
+        /// On whose order.
+        order: Order,
+        /// The new way.
+        route: Box<Route>,
+    },
+    /// An operator gives a message up.
+    Withdraw(Order),
+}
+
+/// Who ordered something, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The operator.
+    pub by: AccountName,
+    /// For other operators.
+    pub reason: String,
 }
 
 /// Why an input cannot be applied. Nothing changes then.
@@ -145,6 +183,12 @@ pub enum Refusal {
     /// It was handed out already.
     #[error("the message was already handed out")]
     HandedOut,
+    /// An operator holds it.
+    #[error("the message is held")]
+    Held,
+    /// It is no dead letter.
+    #[error("the message is not dead")]
+    NotDead,
     /// The input does not fit the state; for the engine: somebody else was faster.
     #[error("not possible in this state")]
     NotNow,
@@ -172,6 +216,10 @@ impl Delivery {
             Input::Routed(route) => next.routed(route)?,
             Input::RouteOpen { reason, retry_at } => next.route_open(reason, retry_at)?,
             Input::Refused(reason) => next.refused(reason)?,
+            Input::DeadHead(dead_head) => match &mut next.delivery.line {
+                Some(line) => line.dead_head = dead_head,
+                None => return Err(Refusal::NotNow),
+            },
             Input::Sealed(seal) => next.sealed(seal)?,
             Input::SealFailed { retry_at } => {
                 next.is_accepted()?;
@@ -202,14 +250,28 @@ impl Delivery {
             }
             Input::Reject { lease, code, detail } => {
                 next.holder(lease)?.state = ItemState::Gone;
-                let reason = RejectReason::Department { code, detail };
-                next.enter(State::Rejected { reason: reason.clone() });
-                next.note(EventKind::Rejected { reason });
+                next.reject(RejectReason::Department { code, detail });
             }
             Input::Fetch { account } => next.fetch(account)?,
             Input::Replied { reply } => next.note(EventKind::Replied { reply }),
             Input::Cancel { account } => next.cancel(account)?,
             Input::Strip => next.strip()?,
+            Input::Hold { hold, reason } => next.hold(hold, reason)?,
+            Input::Unhold => {
+                let hold = next.delivery.held.take().ok_or(Refusal::NotNow)?;
+                next.note(EventKind::HoldEnded { hold });
+            }
+            Input::Notified { notice } => {
+                if !std::mem::take(&mut next.delivery.owes_notice) {
+                    return Err(Refusal::NotNow);
+                }
+                if let Some(notice) = notice {
+                    next.note(EventKind::SenderNotified { notice });
+                }
+            }
+            Input::Redrive(order) => next.redrive(order)?,
+            Input::Reroute { order, route } => next.reroute(order, route)?,
+            Input::Withdraw(order) => next.withdraw(order)?,
         }
         Ok(Transition { delivery: next.delivery, events: next.events })
     }
@@ -230,6 +292,16 @@ impl Step {
     fn enter(&mut self, state: State) {
         self.delivery.state = state;
         self.delivery.since = self.now;
+        self.delivery.held = None;
+    }
+
+    /// Enters a state in which the sender's wish was not met; the sender is told.
+    fn end(&mut self, state: State) {
+        if let Some(item) = &mut self.delivery.item {
+            item.state = ItemState::Gone;
+        }
+        self.enter(state);
+        self.delivery.owes_notice = self.delivery.account.as_str() != crate::account::GATEWAY;
     }
 
     fn is_accepted(&self) -> Result<(), Refusal> {
@@ -256,9 +328,13 @@ impl Step {
 
     fn refused(&mut self, reason: RejectReason) -> Result<(), Refusal> {
         self.is_accepted()?;
-        self.enter(State::Rejected { reason: reason.clone() });
-        self.note(EventKind::Rejected { reason });
+        self.reject(reason);
         Ok(())
+    }
+
+    fn reject(&mut self, reason: RejectReason) {
+        self.end(State::Rejected { reason: reason.clone() });
+        self.note(EventKind::Rejected { reason });
     }
 
     fn sealed(&mut self, seal: SealRecord) -> Result<(), Refusal> {
@@ -297,16 +373,16 @@ impl Step {
     }
 
     fn expire(&mut self) {
-        if let Some(item) = &mut self.delivery.item {
-            item.state = ItemState::Gone;
-        }
-        self.enter(State::Expired);
+        self.end(State::Expired);
         self.note(EventKind::Expired);
     }
 
     fn start_attempt(&mut self, until: Timestamp) -> Result<(), Refusal> {
         if self.delivery.state != State::Queued || !self.delivery.sealed {
             return Err(Refusal::NotNow);
+        }
+        if self.delivery.held.is_some() {
+            return Err(Refusal::Held);
         }
         if self.expired() {
             self.expire();
@@ -342,6 +418,10 @@ impl Step {
         self.holds(token)?;
         let attempt = self.delivery.attempts;
         self.note(EventKind::AttemptFailed { attempt, class, reason, retry_at: next.as_ref().ok().copied() });
+        match class {
+            FailureClass::Transient | FailureClass::Permanent => self.count_failure(&next),
+            FailureClass::Destination | FailureClass::Ours => {}
+        }
         self.wait_or_die(next);
         Ok(())
     }
@@ -350,10 +430,20 @@ impl Step {
         match self.delivery.state {
             State::Attempting { until, .. } if until <= self.now => {
                 self.note(EventKind::AttemptLost { attempt: self.delivery.attempts });
+                self.count_failure(&next);
                 self.wait_or_die(next);
                 Ok(())
             }
             _ => Err(Refusal::NotNow),
+        }
+    }
+
+    /// Only what the message itself brought about is charged to it.
+    fn count_failure(&mut self, next: &Result<Timestamp, DeadReason>) {
+        let retries = &mut self.delivery.retries;
+        retries.failures += 1;
+        if let Ok(until) = next {
+            retries.waited = retries.waited.saturating_add(until.duration_since(self.now));
         }
     }
 
@@ -365,20 +455,18 @@ impl Step {
     }
 
     fn die(&mut self, reason: DeadReason) {
-        if let Some(item) = &mut self.delivery.item {
-            item.state = ItemState::Gone;
-        }
-        self.enter(State::Dead { reason: reason.clone() });
+        self.end(State::Dead { reason: reason.clone() });
         self.note(EventKind::Dead { reason });
     }
 
     fn damaged(&mut self, last: FailureReason) -> Result<(), Refusal> {
         match self.delivery.placement() {
-            Placement::Finished { .. } | Placement::Parked => Err(Refusal::Finished),
+            Placement::Finished { .. } | Placement::Dead { .. } => Err(Refusal::Finished),
             Placement::Prepare
             | Placement::Timer { .. }
             | Placement::Ready { .. }
-            | Placement::Available { .. } => {
+            | Placement::Available { .. }
+            | Placement::Held { .. } => {
                 self.die(DeadReason::Damaged { last });
                 Ok(())
             }
@@ -439,6 +527,9 @@ impl Step {
         if self.delivery.item.as_ref().is_none_or(|item| item.state != ItemState::Available) {
             return Err(Refusal::NotNow);
         }
+        if self.delivery.held.is_some() {
+            return Err(Refusal::Held);
+        }
         if self.expired() {
             self.expire();
             return Ok(());
@@ -487,6 +578,7 @@ impl Step {
         let item = self.delivery.item.as_mut().ok_or(Refusal::NotNow)?;
         match item.state {
             ItemState::Gone => return Err(Refusal::Finished),
+            _ if self.delivery.held.is_some() => return Err(Refusal::Held),
             _ if item.first_fetched_at.is_some() => return Err(Refusal::NotNow),
             ItemState::Available | ItemState::Leased { .. } | ItemState::Acknowledged { .. } => {}
         }
@@ -507,7 +599,7 @@ impl Step {
                     item.state = ItemState::Gone;
                 }
                 self.enter(State::Cancelled);
-                self.note(EventKind::Cancelled { account });
+                self.note(EventKind::Cancelled { account, reason: None });
                 Ok(())
             }
             State::Accepted { .. }
@@ -531,5 +623,71 @@ impl Step {
         self.delivery.stripped = true;
         self.note(EventKind::PayloadRemoved);
         Ok(())
+    }
+
+    /// Only what could go on at once is kept back; what waits for something else is looked at again when that has come.
+    fn hold(&mut self, hold: HoldKey, reason: String) -> Result<(), Refusal> {
+        match self.delivery.placement() {
+            Placement::Ready { .. } | Placement::Available { .. } => {
+                self.note(EventKind::Held { hold: hold.clone(), reason });
+                self.delivery.held = Some(hold);
+                Ok(())
+            }
+            Placement::Prepare
+            | Placement::Timer { .. }
+            | Placement::Held { .. }
+            | Placement::Finished { .. }
+            | Placement::Dead { .. } => Err(Refusal::NotNow),
+        }
+    }
+
+    /// The retries begin anew; the number of the attempt goes on, so that a second hand-over is marked.
+    fn go_again(&mut self) {
+        (self.delivery.retries, self.delivery.item) = (Retries::default(), None);
+        self.delivery.owes_notice = false;
+        match (self.delivery.destination.clone(), self.delivery.sealed) {
+            (Some(destination), true) => self.queue(destination),
+            _ => self.enter(State::Accepted { retry_at: None }),
+        }
+    }
+
+    fn redrive(&mut self, Order { by, reason }: Order) -> Result<(), Refusal> {
+        if !matches!(self.delivery.state, State::Dead { .. }) {
+            return Err(Refusal::NotDead);
+        }
+        self.note(EventKind::Redriven { account: by, reason });
+        self.go_again();
+        Ok(())
+    }
+
+    fn reroute(&mut self, Order { by, reason }: Order, route: Box<Route>) -> Result<(), Refusal> {
+        match &self.delivery.state {
+            State::Dead { .. } | State::Accepted { .. } | State::Queued | State::Waiting { .. } => {
+                self.note(EventKind::Rerouted { account: by, reason });
+                self.delivery.destination = Some(route.destination.clone());
+                self.note(EventKind::Routed { route });
+                self.go_again();
+                Ok(())
+            }
+            State::Attempting { .. } | State::Delivered | State::Fetched => Err(Refusal::HandedOut),
+            State::Acknowledged | State::Cancelled | State::Expired | State::Rejected { .. } => {
+                Err(Refusal::Finished)
+            }
+        }
+    }
+
+    fn withdraw(&mut self, Order { by, reason }: Order) -> Result<(), Refusal> {
+        let leased =
+            matches!(self.delivery.item.as_ref().map(|item| &item.state), Some(ItemState::Leased { .. }));
+        match &self.delivery.state {
+            State::Attempting { .. } => Err(Refusal::HandedOut),
+            _ if leased => Err(Refusal::HandedOut),
+            _ if self.delivery.is_finished() => Err(Refusal::Finished),
+            _ => {
+                self.end(State::Cancelled);
+                self.note(EventKind::Cancelled { account: by, reason: Some(reason) });
+                Ok(())
+            }
+        }
     }
 }

@@ -10,23 +10,30 @@ use crate::mailbox::add;
 use crate::port::{DeliveryOutcome, Handover, Observation, StoreError, StoredMessage};
 use crate::route::{Recheck, Route};
 
-use super::Engine;
+use super::breaker::AttemptEnd;
+use super::{DestinationPolicy, Engine};
 
 impl Engine {
     /// Makes the attempt durable, calls the channel, commits the outcome.
-    pub(super) async fn attempt(&self, id: MessageId) -> Result<(), StoreError> {
+    pub(super) async fn attempt(&self, id: MessageId) -> Result<AttemptEnd, StoreError> {
         let found = match self.ports.store.load(id).await {
             Ok(Some(found)) => found,
-            Ok(None) => return Ok(()),
-            Err(StoreError::Damaged { detail, .. }) => return self.damaged(id, detail).await,
+            Ok(None) => return Ok(AttemptEnd::NotMade),
+            Err(StoreError::Damaged { detail, .. }) => {
+                return self.damaged(id, detail).await.map(|()| AttemptEnd::NotMade);
+            }
             Err(error) => return Err(error),
         };
         let began = self.ports.clock.now();
+        if let Some(hold) = self.ports.controls.holds().on_message(&found.message, found.route(), began) {
+            let input = Input::Hold { hold: hold.key.clone(), reason: hold.reason.clone() };
+            return self.step(id, &found.delivery, input).await.map(|_| AttemptEnd::NotMade);
+        }
         let until = add(began, self.options.attempt_lease);
         let Some(mut started) = self.step(id, &found.delivery, Input::StartAttempt { until }).await? else {
-            return Ok(());
+            return Ok(AttemptEnd::NotMade);
         };
-        let State::Attempting { token, .. } = started.state else { return Ok(()) };
+        let State::Attempting { token, .. } = started.state else { return Ok(AttemptEnd::NotMade) };
         // The worker gives up a little before its lease ends, so that what it says still counts.
         let give_up = add(began, self.options.attempt_lease * 9 / 10);
         let (outcome, moved) = tokio::select! {
@@ -37,10 +44,11 @@ impl Engine {
         if let Some(route) = moved {
             match self.step(id, &started, Input::EndpointChanged { token, route }).await? {
                 Some(next) => started = next,
-                None => return Ok(()),
+                None => return Ok(AttemptEnd::Unclear),
             }
         }
         self.observe(id, &found, &outcome, began);
+        let end = end_of(&outcome);
         let input = self.judge(&started, token, outcome);
         if let Input::Failed { next: Err(_), ref reason, .. } = input {
             self.ports.observer.record(Observation::Dead { id, code: &reason.code });
@@ -48,7 +56,7 @@ impl Engine {
         if self.step(id, &started, input).await?.is_none() {
             tracing::warn!(message.id = %id, "An attempt ended after its lease; it will be repeated, marked.");
         }
-        Ok(())
+        Ok(end)
     }
 
     async fn deliver(&self, found: &StoredMessage, attempt: u32) -> (DeliveryOutcome, Option<Box<Route>>) {
@@ -120,8 +128,10 @@ impl Engine {
         };
         let next = match class {
             FailureClass::Permanent => Err(DeadReason::Permanent { last: reason.clone() }),
-            FailureClass::Transient | FailureClass::Destination | FailureClass::Ours => {
-                self.next_attempt(delivery, reason.clone(), retry_after)
+            FailureClass::Transient => self.next_attempt(delivery, reason.clone(), retry_after),
+            // Not the fault of the message: it comes back soon, and the breaker or the alarm decide about the destination.
+            FailureClass::Destination | FailureClass::Ours => {
+                Ok(add(self.ports.clock.now(), self.policy_of(delivery).retry.first()))
             }
         };
         Input::Failed { token, class, reason, next }
@@ -134,19 +144,22 @@ impl Engine {
         last: FailureReason,
         retry_after: Option<Duration>,
     ) -> Result<Timestamp, DeadReason> {
-        let now = self.ports.clock.now();
-        let policies = &self.options.policies;
-        let policy =
-            delivery.destination.as_ref().map_or(&policies.usual, |destination| policies.of(destination));
-        let age = now.duration_since(delivery.received_at).unsigned_abs();
-        let delay = policy.retry.delay(delivery.attempts, retry_after, self.ports.entropy.as_ref());
-        if delivery.attempts >= policy.retry.max_attempts() {
+        let policy = &self.policy_of(delivery).retry;
+        let failures = delivery.retries.failures + 1;
+        let delay = policy.delay(failures, retry_after, self.ports.entropy.as_ref());
+        let waited = delivery.retries.waited.unsigned_abs();
+        if failures >= policy.max_attempts() {
             Err(DeadReason::AttemptsExhausted { last })
-        } else if age + delay > policy.retry.max_age() {
+        } else if waited + delay > policy.max_age() {
             Err(DeadReason::TooOld { last })
         } else {
-            Ok(add(now, delay))
+            Ok(add(self.ports.clock.now(), delay))
         }
+    }
+
+    pub(super) fn policy_of(&self, delivery: &Delivery) -> &DestinationPolicy {
+        let policies = &self.options.policies;
+        delivery.destination.as_ref().map_or(&policies.usual, |destination| policies.of(destination))
     }
 
     /// What becomes of an attempt whose worker was not heard of again.
@@ -160,6 +173,20 @@ impl Engine {
             self.ports.observer.record(Observation::Dead { id, code: "outcome-unknown" });
         }
         Input::Lost { next }
+    }
+}
+
+/// What an outcome says about the destination as a whole.
+fn end_of(outcome: &DeliveryOutcome) -> AttemptEnd {
+    match outcome {
+        DeliveryOutcome::Delivered(_) | DeliveryOutcome::Failed { class: FailureClass::Permanent, .. } => {
+            AttemptEnd::Answered
+        }
+        DeliveryOutcome::Failed { class: FailureClass::Transient, .. } => AttemptEnd::Unclear,
+        DeliveryOutcome::Failed { class: FailureClass::Ours, .. } => AttemptEnd::Ours,
+        DeliveryOutcome::Failed { class: FailureClass::Destination, reason, retry_after } => {
+            AttemptEnd::OutOfOrder { reason: reason.clone(), retry_after: *retry_after }
+        }
     }
 }
 

@@ -33,6 +33,13 @@ impl Engine {
                 return self.damaged(id, "the message has no document".to_owned()).await;
             };
             let request = SealRequest { document: document.sha256, at: self.ports.clock.now() };
+            if delivery.line.is_some() {
+                let dead_head = self.policy_of(&delivery).dead_head;
+                let Ok(next) = delivery.apply(Input::DeadHead(dead_head), self.ports.clock.now()) else {
+                    return Ok(());
+                };
+                delivery = next.delivery;
+            }
             match self.ports.sealer.seal(request).await {
                 Ok(seal) => {
                     let Ok(next) = delivery.apply(Input::Sealed(seal), self.ports.clock.now()) else {

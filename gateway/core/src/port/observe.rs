@@ -2,9 +2,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::delivery::FailureClass;
+use crate::delivery::{FailureClass, FailureReason};
 use crate::id::MessageId;
-use crate::route::ChannelKind;
+use crate::route::{ChannelKind, Destination};
 
 /// How intake ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,13 @@ pub enum Observation<'a> {
         id: MessageId,
         /// Whether it has passed.
         missed: bool,
+    },
+    /// A destination is out of order, or in order again.
+    Breaker {
+        /// Which.
+        destination: &'a Destination,
+        /// What went wrong; `None`: in order again.
+        reason: Option<&'a FailureReason>,
     },
     /// A seal could not be made.
     SealFailed {

@@ -4,7 +4,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::note::{KeptNote, Note, NoteKind};
 use crate::delivery::{Delivery, Event, SealRecord};
+use crate::hold::HoldKey;
 use crate::id::{LeaseId, MessageId};
 use crate::key::{AccountName, CaseId, PartyId};
 use crate::message::{IntakeKey, Message, PartNumber, Priority, Sha256Digest};
@@ -207,6 +209,35 @@ impl SubmissionFilter {
     }
 }
 
+/// Where a listing of dead letters continues; oldest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeadCursor {
+    /// When the last one seen died.
+    pub since: Timestamp,
+    /// Which it was.
+    pub id: MessageId,
+}
+
+/// What waits, counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// Where it goes.
+    pub destination: Destination,
+    /// Messages that are not with their department yet, however they wait.
+    pub messages: u64,
+    /// The one that was accepted first.
+    pub oldest: MessageId,
+}
+
+/// Everything that waits, counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tallies {
+    /// Per destination.
+    pub waiting: Vec<Tally>,
+    /// Dead letters.
+    pub dead: u64,
+}
+
 /// Where a listing continues; newest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor(pub MessageId);
@@ -244,6 +275,8 @@ pub struct StoreStatus {
 /// - `commit` compares versions: a change is taken only if the stored version is the expected one.
 /// - What was written is seen by every later read.
 /// - Listings are bounded by `limit`, in the documented order.
+/// - Of messages with the same ordering key and destination only the first that is still [in line](Delivery::line_key) is
+///   ready or in its mailbox; when it leaves the line, in whatever way, the next one follows in the same step.
 #[async_trait]
 pub trait MessageStore: Send + Sync {
     /// Begins a payload.
@@ -268,7 +301,26 @@ pub trait MessageStore: Send + Sync {
     ///
     /// # Errors
     /// [`CommitError::Stale`] if any version differs.
-    async fn commit(&self, changes: Vec<Change>) -> Result<(), CommitError>;
+    async fn commit(&self, changes: Vec<Change>) -> Result<(), CommitError> {
+        self.commit_with(changes, Vec::new()).await
+    }
+
+    /// Commits changes together with notes, all or none.
+    ///
+    /// # Errors
+    /// [`CommitError::Stale`] if any version differs.
+    async fn commit_with(&self, changes: Vec<Change>, notes: Vec<Note>) -> Result<(), CommitError>;
+
+    /// Notes of a kind by name, beginning after `after`.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    async fn notes(
+        &self,
+        kind: NoteKind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<KeptNote>, StoreError>;
 
     /// A delivery.
     ///
@@ -333,6 +385,36 @@ pub trait MessageStore: Send + Sync {
     /// # Errors
     /// When the store is sick.
     async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError>;
+
+    /// What holds single messages back, each hold once, after `after` in an order of the store's own that does not change.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    async fn holding(&self, after: Option<&HoldKey>, limit: usize) -> Result<Vec<HoldKey>, StoreError>;
+
+    /// Messages a hold keeps back, in the order in which they go on: class, deadline, acceptance.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    async fn held(&self, hold: &HoldKey, limit: usize) -> Result<Vec<MessageId>, StoreError>;
+
+    /// Dead letters, those that died first first, beginning after the cursor.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    async fn dead(&self, after: Option<DeadCursor>, limit: usize) -> Result<Vec<HeadEntry>, StoreError>;
+
+    /// Counts what waits. Reads every queue; for a look every few seconds, not for every request.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    async fn tally(&self) -> Result<Tallies, StoreError>;
+
+    /// The message that was accepted last.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    async fn newest(&self) -> Result<Option<MessageId>, StoreError>;
 
     /// Messages a lease holds.
     ///

@@ -106,7 +106,7 @@ impl RoutingTables {
         Some((services, specifications))
     }
 
-    fn find_services(&self, key: &ServiceKey, trace: &mut Vec<String>) -> Option<Vec<OzgId>> {
+    pub(super) fn find_services(&self, key: &ServiceKey, trace: &mut Vec<String>) -> Option<Vec<OzgId>> {
         let found = match key {
             ServiceKey::Ozg(id) => self.services.contains_key(id).then(|| vec![id.clone()]),
             ServiceKey::Uri(uri) => self.by_specification.get(uri).map(|id| vec![id.clone()]),

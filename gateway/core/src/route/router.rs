@@ -116,6 +116,11 @@ enum Listing {
 }
 
 impl Router {
+    /// The accounts in force.
+    pub fn accounts(&self) -> Arc<AccountBook> {
+        self.accounts.load_full()
+    }
+
     /// A router over tables, accounts, a directory and the channels that can deliver.
     pub fn new(
         tables: RoutingTables,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use crate::key::{Ags, Ars, LeikaKey, OzgId, PartyId, Postcode, SpecificationUri};
+use crate::key::{Ags, Ars, LeikaKey, OzgId, PartyId, Postcode, ServiceKey, SpecificationUri};
 
 /// Level of an area; decides how a question is passed down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -280,6 +280,16 @@ impl RoutingTables {
     /// Identity of the snapshot: short digest over its content.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Whether the catalogue has a service, or the act it belongs to.
+    pub fn knows_service(&self, key: &ServiceKey) -> bool {
+        self.find_services(key, &mut Vec::new()).is_some()
+    }
+
+    /// Keys under which organisations are known.
+    pub fn organizations(&self) -> impl Iterator<Item = &PartyId> {
+        self.by_key.keys().chain(self.organizations.keys())
     }
 
     /// Number of areas, services and organisations.

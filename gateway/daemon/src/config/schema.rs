@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use amtsbote_core::account::{Account, Credential, LocalChannel, Role};
-use amtsbote_core::delivery::RetryPolicy;
-use amtsbote_core::engine::{DestinationPolicy, EngineOptions, Policies, Retention};
+use amtsbote_core::delivery::{DeadHead, RetryPolicy};
+use amtsbote_core::engine::{BreakerPolicy, DestinationPolicy, EngineOptions, Policies, Retention};
 use amtsbote_core::intake::DEADLINE_WARNING;
 use amtsbote_core::route::Destination;
 use amtsbote_dvdv::EntryPath;
@@ -67,11 +67,14 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     let mut retry_section = root.section(findings, "retry");
     let retry = retry(&mut retry_section, findings, &RetryPolicy::default());
     retry_section.close(findings);
+    let mut breaker_section = root.section(findings, "breaker");
+    let breaker = breaker(&mut breaker_section, findings, &BreakerPolicy::default());
+    breaker_section.close(findings);
     let retention = retention(root.section(findings, "retention"), findings);
     let engine_section = root.section(findings, "engine");
     let recheck_after = directory.as_ref().map_or(600 * SECOND, |directory| directory.fresh);
     let (engine, hold, drain, deadline_warning) = engine(engine_section, findings);
-    let usual = DestinationPolicy { retry, ..engine.policies.usual };
+    let usual = DestinationPolicy { retry, breaker, ..engine.policies.usual };
     let special = destinations(&mut root, findings, &usual);
     let policies = Policies { usual, special };
     let engine = EngineOptions { policies, retention, route_retry, route_max_wait, recheck_after, ..engine };
@@ -270,6 +273,41 @@ fn retry(section: &mut Section<'_>, findings: &mut Findings, usual: &RetryPolicy
     })
 }
 
+fn breaker(section: &mut Section<'_>, findings: &mut Findings, usual: &BreakerPolicy) -> BreakerPolicy {
+    let failures = whole(section, findings, "out_of_order_after", usual.failures, 1_000);
+    let first = section.duration(findings, "probe_first", usual.first);
+    let longest = section.duration(findings, "probe_longest", usual.longest);
+    if first.is_zero() || first > longest {
+        let problem = "is zero or longer than probe_longest";
+        section.issue(findings, "probe_first", problem, "make the first wait the shortest");
+        return *usual;
+    }
+    BreakerPolicy { failures, first, longest }
+}
+
+fn whole(
+    section: &mut Section<'_>,
+    findings: &mut Findings,
+    key: &str,
+    usual: NonZeroU32,
+    most: u64,
+) -> NonZeroU32 {
+    let number = section.number(findings, key, usual.get().into(), 1..=most);
+    u32::try_from(number).ok().and_then(NonZeroU32::new).unwrap_or(usual)
+}
+
+fn dead_head(section: &mut Section<'_>, findings: &mut Findings, usual: DeadHead) -> DeadHead {
+    match section.text(findings, "ordering_dead").as_deref() {
+        None => usual,
+        Some("block") => DeadHead::Block,
+        Some("skip") => DeadHead::Skip,
+        Some(_) => {
+            section.issue(findings, "ordering_dead", "is unknown", "write \"block\" or \"skip\"");
+            usual
+        }
+    }
+}
+
 /// Destinations that are served in a way of their own; what an entry leaves out is as usual.
 fn destinations(
     root: &mut Section<'_>,
@@ -285,12 +323,16 @@ fn destinations(
         );
         let concurrency = section.number(findings, "concurrency", usual.concurrency as u64, 1..=10_000);
         let rate = section.has("rate").then(|| section.number(findings, "rate", 1, 1..=100_000));
-        let weight = section.number(findings, "weight", usual.weight.get().into(), 1..=100);
+        let weight = whole(&mut section, findings, "weight", usual.weight, 100);
+        let release_rate = whole(&mut section, findings, "release_rate", usual.release_rate, 100_000);
         let policy = DestinationPolicy {
             concurrency: usize::try_from(concurrency).unwrap_or(usual.concurrency),
             rate: rate.and_then(|rate| NonZeroU32::new(u32::try_from(rate).unwrap_or(u32::MAX))),
-            weight: NonZeroU32::new(u32::try_from(weight).unwrap_or(1)).unwrap_or(usual.weight),
+            weight,
             retry: retry(&mut section, findings, &usual.retry),
+            breaker: breaker(&mut section, findings, &usual.breaker),
+            release_rate,
+            dead_head: dead_head(&mut section, findings, usual.dead_head),
         };
         if let Some(name) = name
             && special.insert(name, policy).is_some()
@@ -330,6 +372,8 @@ fn engine(mut section: Section<'_>, findings: &mut Findings) -> (EngineOptions, 
     let usual = DestinationPolicy::default();
     let concurrency = size(&mut section, "destination_concurrency", usual.concurrency);
     let attempt_lease = section.duration(findings, "attempt_lease", default.attempt_lease);
+    let release_rate = whole(&mut section, findings, "release_rate", usual.release_rate, 100_000);
+    let dead_head = dead_head(&mut section, findings, usual.dead_head);
     let hold = section.flag(findings, "hold", false);
     let drain = section.duration(findings, "drain", 20 * SECOND);
     let warning = section.duration(findings, "deadline_warning", DEADLINE_WARNING);
@@ -337,7 +381,10 @@ fn engine(mut section: Section<'_>, findings: &mut Findings) -> (EngineOptions, 
     let options = EngineOptions {
         prepare_concurrency,
         attempt_concurrency,
-        policies: Policies { usual: DestinationPolicy { concurrency, ..usual }, ..Policies::default() },
+        policies: Policies {
+            usual: DestinationPolicy { concurrency, release_rate, dead_head, ..usual },
+            ..Policies::default()
+        },
         attempt_lease,
         ..default
     };

@@ -5,12 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use amtsbote_core::Timestamp;
-use amtsbote_core::delivery::{Delivery, Face, Input, Placement, Transition};
+use amtsbote_core::delivery::{
+    DeadReason, Delivery, Face, FailureClass, FailureReason, Input, Order, Placement, State, Transition,
+};
+use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
 use amtsbote_core::message::{PartNumber, Priority};
 use amtsbote_core::port::{
-    Acceptance, Accepted, Change, CommitError, MessageStore, StoreError, SubmissionFilter, Timer,
+    Acceptance, Accepted, Change, CommitError, DeadCursor, MessageStore, Note, NoteKind, StoreError,
+    SubmissionFilter, Timer,
 };
 use amtsbote_core::route::{ChannelKind, Destination};
 use bytes::Bytes;
@@ -53,6 +57,12 @@ pub async fn in_memory_rules(open: StoreFactory<'_>) {
     destinations_are_listed_once_and_have_their_order(store.as_ref()).await;
     let (_folder, store) = run("list");
     submissions_are_listed_newest_first(store.as_ref()).await;
+    let (_folder, store) = run("line");
+    only_the_first_in_line_is_listed(store.as_ref()).await;
+    let (_folder, store) = run("held");
+    holds_and_the_dead_have_lists_of_their_own(store.as_ref()).await;
+    let (_folder, store) = run("notes");
+    notes_are_committed_with_changes(store.as_ref()).await;
     let (_folder, store) = run("retention");
     retention_removes_payload_then_record(store.as_ref()).await;
 }
@@ -233,6 +243,8 @@ async fn alarms_are_timers_as_long_as_nobody_works_on_the_message(store: &dyn Me
     apply(store, id, Input::Due, later(30)).await;
     assert_eq!(store.timers(10).await.unwrap(), alarm);
     apply(store, id, Input::Due, later(100)).await;
+    assert_eq!(store.timers(10).await.unwrap(), alarm, "the sender has to be told");
+    apply(store, id, Input::Notified { notice: None }, later(101)).await;
     assert!(store.timers(10).await.unwrap().is_empty());
     assert!(store.mailbox(&OFFICE.parse().unwrap(), 10).await.unwrap().is_empty());
 }
@@ -296,6 +308,142 @@ async fn destinations_are_listed_once_and_have_their_order(store: &dyn MessageSt
         assert_eq!(store.ready(&destination, Priority::High, 2).await.unwrap(), ids(0)[..2]);
         assert_eq!(store.ready(&destination, Priority::Normal, 99).await.unwrap(), ids(high));
     }
+}
+
+/// Accepts a message with an ordering key and seals it.
+async fn in_line(
+    store: &dyn MessageStore,
+    samples: &Acceptances,
+    key: &str,
+    line: &str,
+    channel: ChannelKind,
+) -> MessageId {
+    let mut metadata = metadata();
+    metadata.ordering_key = Some(line.parse().unwrap());
+    let route = crate::samples::route(OFFICE, channel);
+    let id = accept(store, samples.make(key, metadata, b"x", Some(&route))).await;
+    apply(store, id, Input::Sealed(seal()), noon()).await;
+    id
+}
+
+fn order() -> Order {
+    Order { by: "operator".parse().unwrap(), reason: "test".to_owned() }
+}
+
+async fn die(store: &dyn MessageStore, id: MessageId, at: Timestamp) {
+    let started = apply(store, id, Input::StartAttempt { until: later(60) }, at).await;
+    let State::Attempting { token, .. } = started.state else { panic!("{started:?}") };
+    let reason = FailureReason { code: "refused".to_owned(), detail: String::new() };
+    let next = Err(DeadReason::Permanent { last: reason.clone() });
+    apply(store, id, Input::Failed { token, class: FailureClass::Permanent, reason, next }, at).await;
+}
+
+async fn only_the_first_in_line_is_listed(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let office: PartyId = OFFICE.parse().unwrap();
+    let (one, two) = (
+        in_line(store, &samples, "1", "file-7", ChannelKind::Mailbox).await,
+        in_line(store, &samples, "2", "file-7", ChannelKind::Mailbox).await,
+    );
+    let other = in_line(store, &samples, "3", "file-8", ChannelKind::Mailbox).await;
+    assert_eq!(store.mailbox(&office, 9).await.unwrap(), [one, other]);
+    apply(store, one, lease(1, later(30)), noon()).await;
+    assert_eq!(store.mailbox(&office, 9).await.unwrap(), [other], "a lease is no end");
+    apply(store, one, acknowledge(1), later(1)).await;
+    assert_eq!(store.mailbox(&office, 9).await.unwrap(), [two, other]);
+
+    let mut push = Vec::new();
+    for n in 0..4 {
+        push.push(in_line(store, &samples, &format!("push-{n}"), "file-7", ChannelKind::Amqp).await);
+    }
+    let [destination] = store.waiting_destinations(None, 9).await.unwrap().try_into().unwrap();
+    let ready = async || store.ready(&destination, Priority::High, 9).await.unwrap();
+    assert_eq!(ready().await, [push[0]]);
+    // Leaving from the middle changes nothing for the others.
+    apply(store, push[1], Input::Cancel { account: PORTAL.parse().unwrap() }, noon()).await;
+    assert_eq!(ready().await, [push[0]]);
+    // A dead head blocks until somebody acts.
+    die(store, push[0], noon()).await;
+    assert!(ready().await.is_empty());
+    assert!(store.waiting_destinations(None, 9).await.unwrap().is_empty());
+    let waiting = store.tally().await.unwrap().waiting;
+    assert_eq!(waiting.iter().map(|tally| tally.messages).sum::<u64>(), 4, "two here, two in the mailbox");
+    apply(store, push[0], Input::Redrive(order()), later(5)).await;
+    assert_eq!(ready().await, [push[0]]);
+    // One that is to be skipped does not.
+    die_skipping(store, push[0]).await;
+    assert_eq!(ready().await, [push[2]]);
+    apply(store, push[0], Input::Redrive(order()), later(5)).await;
+    assert_eq!(ready().await, [push[0]], "back at its old place");
+    apply(store, push[0], Input::Withdraw(order()), later(6)).await;
+    assert_eq!(ready().await, [push[2]]);
+    apply(store, push[2], Input::Withdraw(order()), later(6)).await;
+    assert_eq!(ready().await, [push[3]]);
+}
+
+async fn die_skipping(store: &dyn MessageStore, id: MessageId) {
+    let skip = Input::DeadHead(amtsbote_core::delivery::DeadHead::Skip);
+    apply(store, id, skip, noon()).await;
+    die(store, id, noon()).await;
+}
+
+async fn holds_and_the_dead_have_lists_of_their_own(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let hold: HoldKey = "account/portal".parse().unwrap();
+    let mut ids = Vec::new();
+    for n in 0..4 {
+        let id = accept(store, samples.routed(&format!("{n}"), b"x", ChannelKind::Amqp)).await;
+        apply(store, id, Input::Sealed(seal()), noon()).await;
+        ids.push(id);
+    }
+    for id in &ids[..2] {
+        apply(store, *id, Input::Hold { hold: hold.clone(), reason: "why".to_owned() }, noon()).await;
+    }
+    assert_eq!(store.holding(None, 9).await.unwrap(), std::slice::from_ref(&hold));
+    assert!(store.holding(Some(&hold), 9).await.unwrap().is_empty());
+    assert_eq!(store.held(&hold, 9).await.unwrap(), ids[..2]);
+    assert_eq!(store.held(&hold, 1).await.unwrap(), ids[..1]);
+    assert!(store.held(&"account/another".parse().unwrap(), 9).await.unwrap().is_empty());
+    let [tally] = store.tally().await.unwrap().waiting.try_into().unwrap();
+    assert_eq!((tally.messages, tally.oldest), (4, ids[0]), "held ones wait, too");
+    apply(store, ids[0], Input::Unhold, later(1)).await;
+    assert_eq!(store.held(&hold, 9).await.unwrap(), ids[1..2]);
+
+    die(store, ids[3], later(10)).await;
+    die(store, ids[2], later(20)).await;
+    assert_eq!(store.tally().await.unwrap().dead, 2);
+    let dead: Vec<_> = store.dead(None, 9).await.unwrap().iter().map(|entry| entry.id).collect();
+    assert_eq!(dead, [ids[3], ids[2]], "those that died first come first");
+    let after = DeadCursor { since: later(10), id: ids[3] };
+    assert_eq!(store.dead(Some(after), 9).await.unwrap().len(), 1);
+    assert_eq!(store.dead(None, 1).await.unwrap().len(), 1);
+    assert_eq!(store.newest().await.unwrap(), Some(ids[3]));
+}
+
+async fn notes_are_committed_with_changes(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let id = accept(store, samples.routed("1", b"x", ChannelKind::Amqp)).await;
+    let before = store.head(id).await.unwrap().unwrap();
+    let next = before.apply(Input::Sealed(seal()), noon()).unwrap();
+    let change = |expected| {
+        vec![Change { id, expected, delivery: next.delivery.clone(), events: next.events.clone() }]
+    };
+    let note = |name: &str, value: &str| Note::keep(NoteKind::Job, name, &value);
+    let stale = store.commit_with(change(before.version + 5), vec![note("a", "never")]).await;
+    assert!(matches!(stale, Err(CommitError::Stale(_))));
+    assert!(store.notes(NoteKind::Job, None, 9).await.unwrap().is_empty(), "all or nothing");
+    store.commit_with(change(before.version), vec![note("a", "1"), note("b", "1")]).await.unwrap();
+    store.commit_with(Vec::new(), vec![note("a", "2"), note("c", "1")]).await.unwrap();
+    store.commit_with(Vec::new(), vec![Note::remove(NoteKind::Job, "b")]).await.unwrap();
+    store.commit_with(Vec::new(), vec![Note::keep(NoteKind::Hold, "a", &"other")]).await.unwrap();
+    let kept = async |after: Option<&str>, limit| {
+        let notes = store.notes(NoteKind::Job, after, limit).await.unwrap();
+        notes.iter().map(|note| format!("{}={}", note.name, note.value)).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(None, 9).await, ["a=\"2\"", "c=\"1\""]);
+    assert_eq!(kept(None, 1).await, ["a=\"2\""]);
+    assert_eq!(kept(Some("a"), 9).await, ["c=\"1\""]);
+    assert_eq!(store.head(id).await.unwrap().unwrap().version, before.version + 1);
 }
 
 async fn submissions_are_listed_newest_first(store: &dyn MessageStore) {
@@ -375,8 +523,15 @@ async fn everything_survives_reopening(open: StoreFactory<'_>) {
             expected.push(store.load(id).await.unwrap().unwrap());
         }
         store.forget(vec![expected.remove(0).message.id]).await.unwrap();
+        let notes = [("kept", Some("1".to_owned())), ("removed", Some("2".to_owned())), ("removed", None)];
+        for (name, value) in notes {
+            let note = Note { kind: NoteKind::Audit, name: name.to_owned(), value };
+            store.commit_with(Vec::new(), vec![note]).await.unwrap();
+        }
     }
     let store = open(folder.path());
+    let notes = store.notes(NoteKind::Audit, None, 9).await.unwrap();
+    assert_eq!(notes.iter().map(|note| note.name.as_str()).collect::<Vec<_>>(), ["kept"]);
     for before in &expected {
         let after = store.load(before.message.id).await.unwrap().unwrap();
         assert_eq!(after.message, before.message);

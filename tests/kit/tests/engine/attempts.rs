@@ -1,136 +1,22 @@
-//! What the engine and the mailboxes do around faults that the simulation does not script.
-
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+//! Attempts, fairness, retention, and what stands in nobody's way.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use amtsbote_core::account::{Account, LocalChannel};
-use amtsbote_core::delivery::{DeadReason, EventKind, Input, SealRecord, State};
-use amtsbote_core::engine::{DestinationPolicy, Engine, EngineOptions, EnginePorts, Policies, Retention};
+use amtsbote_core::delivery::{DeadReason, EventKind, SealRecord, State};
+use amtsbote_core::engine::{DestinationPolicy, EngineOptions, Policies, Retention};
 use amtsbote_core::id::MessageId;
-use amtsbote_core::mailbox::{LeaseRequest, Mailboxes};
+use amtsbote_core::mailbox::LeaseRequest;
 use amtsbote_core::message::{Priority, Sha256Digest};
-use amtsbote_core::port::{Change, Clock, Directory, MessageStore, SealError, SealRequest, Sealer, Silent};
-use amtsbote_core::route::{ChannelKind, Endpoint, Router};
-use amtsbote_core::wake::Wake;
+use amtsbote_core::port::{MessageStore, SealError, SealRequest, Sealer};
+use amtsbote_core::route::ChannelKind;
 use amtsbote_testkit::channel::{Act, FakeChannel};
-use amtsbote_testkit::directory::FakeDirectory;
-use amtsbote_testkit::memory::MemoryStore;
-use amtsbote_testkit::samples::{Acceptances, DEPARTMENT, OFFICE, accounts, metadata, seal, tables};
+use amtsbote_testkit::samples::{OFFICE, metadata};
 use amtsbote_testkit::seal::FakeSealer;
-use amtsbote_testkit::seeded::SeededEntropy;
-use amtsbote_testkit::time::{PausedClock, noon};
-use arc_swap::ArcSwap;
+use amtsbote_testkit::time::noon;
 use async_trait::async_trait;
-use tokio_util::sync::CancellationToken;
 
-const QUEUE: &str = "amqp://main?queue=q";
-
-struct Lab {
-    store: MemoryStore,
-    channel: Arc<FakeChannel>,
-    directory: Arc<FakeDirectory>,
-    engine: Arc<Engine>,
-    mailboxes: Mailboxes,
-    wake: Arc<Wake>,
-    department: Arc<Account>,
-    samples: Acceptances,
-    stop: CancellationToken,
-}
-
-impl Lab {
-    fn new(channel: FakeChannel, sealer: Arc<dyn Sealer>, options: EngineOptions) -> Self {
-        let store = MemoryStore::default();
-        let (channel, directory) = (Arc::new(channel), Arc::new(FakeDirectory::default()));
-        directory.list(OFFICE, endpoint(QUEUE));
-        let local = LocalChannel::Amqp(QUEUE.into());
-        let book = Arc::new(ArcSwap::from_pointee(accounts(local)));
-        let clock: Arc<dyn Clock> = Arc::new(PausedClock::starting_at(noon()));
-        let (entropy, wake) = (Arc::new(SeededEntropy::new(1)), Arc::new(Wake::default()));
-        let channels = vec![Arc::clone(&channel) as _];
-        let asked: Arc<dyn Directory> = Arc::clone(&directory) as _;
-        let router = Arc::new(Router::new(tables(), Arc::clone(&book), asked, channels.clone()));
-        let port: Arc<dyn MessageStore> = Arc::new(store.clone());
-        let ports = EnginePorts {
-            store: Arc::clone(&port),
-            router,
-            sealer,
-            channels,
-            clock: Arc::clone(&clock),
-            entropy: Arc::clone(&entropy) as _,
-            observer: Arc::new(Silent),
-            wake: Arc::clone(&wake),
-        };
-        let department = book.load().iter().find(|one| one.name.as_str() == DEPARTMENT).unwrap().clone();
-        Self {
-            store,
-            channel,
-            directory,
-            engine: Engine::new(ports, options),
-            mailboxes: Mailboxes::new(port, clock, entropy, Arc::clone(&wake)),
-            wake,
-            department,
-            samples: Acceptances::default(),
-            stop: CancellationToken::new(),
-        }
-    }
-
-    /// Accepts messages for an organisation, sealed and ready.
-    async fn queue(&self, organization: &str, priority: Priority, count: usize) -> Vec<MessageId> {
-        let route = amtsbote_testkit::samples::route(organization, ChannelKind::Amqp);
-        let mut ids = Vec::new();
-        for n in 0..count {
-            let mut metadata = metadata();
-            metadata.priority = priority;
-            let key = format!("{organization}-{priority:?}-{n}");
-            let acceptance = self.samples.make(&key, metadata, b"<antrag/>", Some(&route));
-            let id = acceptance.message.id;
-            drop(self.store.accept(acceptance).await.unwrap());
-            let before = self.store.head(id).await.unwrap().unwrap();
-            let next = before.apply(Input::Sealed(seal()), noon()).unwrap();
-            let change =
-                Change { id, expected: before.version, delivery: next.delivery, events: next.events };
-            self.store.commit(vec![change]).await.unwrap();
-            ids.push(id);
-        }
-        ids
-    }
-
-    async fn accept(&self, key: &str, channel: ChannelKind) -> MessageId {
-        let acceptance = self.samples.routed(key, b"<antrag/>", channel);
-        let id = acceptance.message.id;
-        drop(self.store.accept(acceptance).await.unwrap());
-        id
-    }
-
-    async fn state(&self, id: MessageId) -> State {
-        self.store.head(id).await.unwrap().unwrap().state
-    }
-
-    /// Lets the engine work for a simulated time.
-    async fn run(&self, time: Duration) {
-        let stop = self.stop.child_token();
-        let running = tokio::spawn(Arc::clone(&self.engine).run(stop.clone(), Duration::ZERO));
-        tokio::time::sleep(time).await;
-        stop.cancel();
-        running.await.unwrap();
-    }
-
-    async fn lease(&self) -> Vec<MessageId> {
-        let request = LeaseRequest { max: 10, duration: Duration::from_secs(60), wait: Duration::ZERO };
-        let lease = self.mailboxes.lease(&self.department, request).await.unwrap();
-        lease.messages.iter().map(|leased| leased.message.id).collect()
-    }
-}
-
-fn endpoint(address: &str) -> Endpoint {
-    Endpoint { channel: ChannelKind::Amqp, address: address.to_owned() }
-}
-
-fn sealer() -> Arc<dyn Sealer> {
-    Arc::new(FakeSealer::default())
-}
+use crate::lab::{Lab, endpoint, sealer};
 
 /// Panics at one document, signs all others.
 struct Fragile(Sha256Digest);
@@ -147,7 +33,7 @@ impl Sealer for Fragile {
 async fn a_message_whose_worker_panics_is_dead_lettered_and_blocks_nobody() {
     let fragile = Arc::new(Fragile(Sha256Digest::of(b"<poison/>")));
     let options = EngineOptions { prepare_concurrency: 1, ..EngineOptions::default() };
-    let lab = Lab::new(FakeChannel::taking(), fragile, options);
+    let lab = Lab::new(FakeChannel::taking(), fragile, options).await;
     let poison = lab.samples.routed("poison", b"<poison/>", ChannelKind::Amqp);
     let poisoned = poison.message.id;
     drop(lab.store.accept(poison).await.unwrap());
@@ -161,7 +47,7 @@ async fn a_message_whose_worker_panics_is_dead_lettered_and_blocks_nobody() {
 #[tokio::test(start_paused = true)]
 async fn an_attempt_without_an_answer_fails_before_its_lease_ends() {
     let channel = FakeChannel::scripted(|_, attempt| if attempt == 1 { Act::Hang } else { Act::Take });
-    let lab = Lab::new(channel, sealer(), EngineOptions::default());
+    let lab = Lab::new(channel, sealer(), EngineOptions::default()).await;
     let id = lab.accept("1", ChannelKind::Amqp).await;
     lab.run(Duration::from_secs(600)).await;
     assert_eq!(lab.state(id).await, State::Delivered);
@@ -176,7 +62,7 @@ async fn an_attempt_without_an_answer_fails_before_its_lease_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_damaged_message_stands_in_nobodys_way() {
-    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default());
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default()).await;
     let (damaged, good) =
         (lab.accept("1", ChannelKind::Mailbox).await, lab.accept("2", ChannelKind::Mailbox).await);
     lab.run(Duration::from_secs(1)).await;
@@ -195,7 +81,8 @@ async fn retention_removes_payloads_then_records() {
     let day = Duration::from_secs(24 * 3600);
     let retention = Retention { payload: day, record: 3 * day, interval: Duration::from_secs(3600) };
     let lab =
-        Lab::new(FakeChannel::taking(), sealer(), EngineOptions { retention, ..EngineOptions::default() });
+        Lab::new(FakeChannel::taking(), sealer(), EngineOptions { retention, ..EngineOptions::default() })
+            .await;
     let mut ids = Vec::new();
     for n in 0..300 {
         ids.push(lab.accept(&n.to_string(), ChannelKind::Amqp).await);
@@ -233,7 +120,7 @@ async fn a_route_is_looked_up_again_before_a_late_attempt() {
     let policies = Policies { usual, ..Policies::default() };
     let options =
         EngineOptions { recheck_after: Duration::from_secs(60), policies, ..EngineOptions::default() };
-    let lab = Lab::new(channel, sealer(), options);
+    let lab = Lab::new(channel, sealer(), options).await;
     let open = lab.samples.make("1", metadata(), b"<antrag/>", None);
     let id = open.message.id;
     drop(lab.store.accept(open).await.unwrap());
@@ -247,14 +134,14 @@ async fn a_route_is_looked_up_again_before_a_late_attempt() {
     });
     assert!(withdrawn, "{:?}", card.events);
     assert!(lab.channel.seen().is_empty());
-    lab.directory.list(OFFICE, endpoint(QUEUE));
+    lab.directory.list(OFFICE, endpoint("amqp://main?queue=q"));
     lab.run(Duration::from_secs(130)).await;
     assert_eq!(lab.state(id).await, State::Delivered);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_long_poll_ends_at_once_when_the_process_ends() {
-    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default());
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default()).await;
     let request = LeaseRequest { max: 1, duration: Duration::from_secs(60), wait: Duration::from_secs(60) };
     let began = tokio::time::Instant::now();
     let ending = async {
@@ -282,7 +169,7 @@ async fn a_destination_that_hangs_holds_no_more_than_its_own_slots() {
         true => Act::Hang,
         false => Act::Take,
     });
-    let lab = Lab::new(channel, sealer(), limited(4, None));
+    let lab = Lab::new(channel, sealer(), limited(4, None)).await;
     let hanging = lab.queue("wgb:000000000001", Priority::Normal, 100).await;
     stuck.lock().unwrap().extend(hanging.iter().copied());
     let quiet = lab.queue("wgb:000000000002", Priority::Normal, 100).await;
@@ -295,7 +182,7 @@ async fn a_destination_that_hangs_holds_no_more_than_its_own_slots() {
 
 #[tokio::test(start_paused = true)]
 async fn destinations_with_due_work_take_turns() {
-    let lab = Lab::new(FakeChannel::taking(), sealer(), limited(100, None));
+    let lab = Lab::new(FakeChannel::taking(), sealer(), limited(100, None)).await;
     let flood = lab.queue("wgb:000000000001", Priority::Normal, 300).await;
     let mut quiet = Vec::new();
     for n in 2..6 {
@@ -312,7 +199,7 @@ async fn destinations_with_due_work_take_turns() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rate_is_kept_and_the_normal_class_does_not_starve() {
-    let lab = Lab::new(FakeChannel::taking(), sealer(), limited(100, Some(10)));
+    let lab = Lab::new(FakeChannel::taking(), sealer(), limited(100, Some(10))).await;
     let high = lab.queue("wgb:000000000001", Priority::High, 60).await;
     let normal = lab.queue("wgb:000000000001", Priority::Normal, 20).await;
     lab.run(Duration::from_millis(4_500)).await;
@@ -325,7 +212,7 @@ async fn a_rate_is_kept_and_the_normal_class_does_not_starve() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_nobody_fetches_expires_by_itself() {
-    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default());
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default()).await;
     let mut short = metadata();
     short.expires_at = Some(noon().checked_add(Duration::from_secs(90)).unwrap());
     let route = amtsbote_testkit::samples::route(OFFICE, ChannelKind::Mailbox);

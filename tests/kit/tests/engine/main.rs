@@ -1,0 +1,7 @@
+//! The whole engine on fakes, with simulated time: what the simulation does not script.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod attempts;
+mod lab;
+mod operations;
