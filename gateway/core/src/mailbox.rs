@@ -361,6 +361,7 @@ impl Mailboxes {
             let change = change(id, &message.delivery, next.clone());
             match self.store.commit(vec![change]).await {
                 Ok(()) => {
+                    self.wake.after(&next.delivery);
                     message.delivery = next.delivery;
                     message.events.extend(next.events);
                     return Ok(message);

@@ -8,6 +8,7 @@ use crate::id::MessageId;
 use crate::port::{
     Change, Clock, CommitError, Cursor, HeadEntry, MessageStore, StoreError, StoredMessage, SubmissionFilter,
 };
+use crate::wake::Wake;
 
 /// Why a request about a submission failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +28,13 @@ pub enum SubmissionError {
 pub struct Submissions {
     store: Arc<dyn MessageStore>,
     clock: Arc<dyn Clock>,
+    wake: Arc<Wake>,
 }
 
 impl Submissions {
     /// Submissions over their ports.
-    pub fn new(store: Arc<dyn MessageStore>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock }
+    pub fn new(store: Arc<dyn MessageStore>, clock: Arc<dyn Clock>, wake: Arc<Wake>) -> Self {
+        Self { store, clock, wake }
     }
 
     /// One of the account's submissions.
@@ -77,6 +79,7 @@ impl Submissions {
             };
             match self.store.commit(vec![change]).await {
                 Ok(()) => {
+                    self.wake.after(&next.delivery);
                     found.delivery = next.delivery;
                     found.events.extend(next.events);
                     return Ok(found);

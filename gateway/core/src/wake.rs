@@ -4,6 +4,8 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio_util::sync::CancellationToken;
 
+use crate::delivery::Delivery;
+
 /// Signals between intake, engine and mailbox pollers of one process.
 #[derive(Debug, Default)]
 pub struct Wake {
@@ -21,6 +23,14 @@ impl Wake {
     /// Something became available in some mailbox.
     pub fn mail(&self) {
         self.mail.notify_waiters();
+    }
+
+    /// A delivery was changed by somebody outside the engine: its sender may have to be told, and the next in its line may go on.
+    pub(crate) fn after(&self, delivery: &Delivery) {
+        if delivery.owes_notice || delivery.line.is_some() {
+            self.work();
+            self.mail();
+        }
     }
 
     /// The process is ending: whoever waits for mail shall go.

@@ -3,6 +3,7 @@
 mod admin;
 pub mod config;
 pub mod demo;
+pub mod operator;
 mod system;
 mod wire;
 

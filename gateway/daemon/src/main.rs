@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use amtsbote::config::{Config, ConfigIssue, REFERENCE};
 use amtsbote::demo::{self, DemoOptions};
+use amtsbote::operator::OperatorCommand;
 use amtsbote::{Gateway, StartError, SystemClock};
 use amtsbote_certs::{Folder, KeyKind, Purpose};
 use amtsbote_core::port::Clock as _;
@@ -51,8 +52,12 @@ enum Command {
     },
     /// Print the commented reference configuration
     Reference,
-    /// Print the OpenAPI document of the REST interface
-    Openapi,
+    /// Print the OpenAPI document of the interface for portals and departments
+    Openapi {
+        /// The one for operators instead
+        #[arg(long)]
+        operator: bool,
+    },
     /// Run a laboratory: directory, gateway, portals and departments on this machine
     Demo {
         /// Folder of the laboratory; emptied first if it holds an earlier one
@@ -65,6 +70,9 @@ enum Command {
         #[arg(long, value_parser = plain_amqp)]
         rabbitmq: Option<url::Url>,
     },
+    /// Commands of operators, which ask a running gateway
+    #[command(flatten)]
+    Operator(OperatorCommand),
     /// Development certificates
     Certs {
         #[command(subcommand)]
@@ -112,13 +120,17 @@ fn main() -> ExitCode {
             print!("{REFERENCE}");
             ExitCode::SUCCESS
         }
-        Command::Openapi => match amtsbote_rest::document() {
-            Ok(document) => {
-                print!("{document}");
-                ExitCode::SUCCESS
+        Command::Openapi { operator } => {
+            let document = if operator { amtsbote_rest::admin_document() } else { amtsbote_rest::document() };
+            match document {
+                Ok(document) => {
+                    print!("{document}");
+                    ExitCode::SUCCESS
+                }
+                Err(error) => fail(INTERNAL, &error.into()),
             }
-            Err(error) => fail(INTERNAL, &error.into()),
-        },
+        }
+        Command::Operator(command) => with_runtime(run_operator(command)),
         Command::Demo { dir, once, rabbitmq } => with_runtime(run_demo(DemoOptions { dir, once, rabbitmq })),
         Command::Certs { command: CertsCommand::Init { dir, names, rsa_seal } } => {
             certs_init(&dir, names, rsa_seal)
@@ -265,6 +277,13 @@ fn reload(gateway: &Gateway, path: &Path) {
     }
 }
 
+async fn run_operator(command: OperatorCommand) -> ExitCode {
+    match command.run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.exit_code(), &error.into()),
+    }
+}
+
 async fn run_demo(options: DemoOptions) -> ExitCode {
     match demo::run(options).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -288,5 +307,17 @@ fn certs_init(dir: &Path, names: Vec<String>, rsa_seal: bool) -> ExitCode {
     match make() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(USAGE, &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_fit_together() {
+        Arguments::command().debug_assert();
     }
 }

@@ -411,7 +411,7 @@ impl Gateway {
             )
             .going_on_after(newest)
             .warning_before_deadlines(config.deadline_warning),
-            submissions: Submissions::new(Arc::clone(&store), Arc::clone(&clock)),
+            submissions: Submissions::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&wake)),
             mailboxes: Mailboxes::new(
                 Arc::clone(&store),
                 Arc::clone(&clock),

@@ -291,6 +291,11 @@ certificates = ["pki/operator.pem"]
         self.client_with(Some(Identity::from_pem(pem.as_bytes()).unwrap()))
     }
 
+    /// The same towards the operator listener.
+    pub fn operator(&self, name: &str) -> Party {
+        Party { base: format!("https://{}", self.gateway().operator), ..self.client(name) }
+    }
+
     /// A client with some certificate or none.
     pub fn client_with(&self, identity: Option<Identity>) -> Party {
         let ca = std::fs::read(self.path("pki/ca.pem")).unwrap();

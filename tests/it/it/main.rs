@@ -9,5 +9,6 @@ mod durability;
 mod dvdv_interface;
 mod large;
 mod lifecycle;
+mod operators;
 mod round_trip;
 mod routing;

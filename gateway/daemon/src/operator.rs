@@ -1,0 +1,546 @@
+//! Commands of operators: thin clients of the operators' interface. They decide nothing; what the gateway answers is shown as
+//! a table or, with `--json`, as it came.
+
+mod client;
+mod table;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use amtsbote_core::Timestamp;
+use amtsbote_core::port::Clock as _;
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::SystemClock;
+use client::OperatorClient;
+pub use client::{CommandError, Connection};
+use table::{age, print_table, text};
+
+/// What operators can do.
+#[derive(Debug, Subcommand)]
+pub enum OperatorCommand {
+    /// Show what waits, per destination, and what stands in the way
+    Queues {
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// Hold a destination, a service, an account or a message; without a target, list all holds
+    Hold {
+        /// destination, service, account or message
+        #[arg(requires = "key")]
+        scope: Option<String>,
+        /// Such as amqp/wgb:073150000000, ozg:10092, portal-a, urn:uuid:…
+        #[arg(requires = "reason")]
+        key: Option<String>,
+        /// Why, for other operators
+        #[arg(long)]
+        reason: Option<String>,
+        /// When it ends by itself, such as 2027-01-04T07:00:00+01:00
+        #[arg(long, conflicts_with = "length")]
+        until: Option<Timestamp>,
+        /// How long it lasts, such as 90m or 3d
+        #[arg(long = "for", value_parser = duration)]
+        length: Option<Duration>,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// Release what is held; it goes on slowly, earliest deadline first
+    Release {
+        /// destination, service, account or message
+        scope: String,
+        /// As it was held
+        key: String,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// Look at dead letters, send them again, give them up
+    DeadLetters {
+        /// What
+        #[command(subcommand)]
+        command: DeadLetterCommand,
+    },
+    /// Do something with many dead letters; it survives a restart of the gateway
+    Bulk {
+        /// What
+        #[command(subcommand)]
+        command: BulkCommand,
+    },
+    /// Show who did what, newest first
+    Audit {
+        /// Lines
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+}
+
+/// Which dead letters; all conditions must hold.
+#[derive(Debug, Clone, Args)]
+pub struct FilterArguments {
+    /// For one destination, such as amqp/wgb:073150000000
+    #[arg(long)]
+    destination: Option<String>,
+    /// Of one sender's account
+    #[arg(long)]
+    account: Option<String>,
+    /// Of one case
+    #[arg(long)]
+    case: Option<String>,
+    /// With this code of the last failure
+    #[arg(long)]
+    code: Option<String>,
+    /// That died before this time
+    #[arg(long)]
+    before: Option<Timestamp>,
+}
+
+impl FilterArguments {
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        let pairs = [
+            ("destination", self.destination.clone()),
+            ("account", self.account.clone()),
+            ("caseId", self.case.clone()),
+            ("code", self.code.clone()),
+            ("before", self.before.map(|at| at.to_string())),
+        ];
+        pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    fn json(&self) -> Value {
+        self.pairs().into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
+    }
+}
+
+/// Dead letters, one by one.
+#[derive(Debug, Subcommand)]
+pub enum DeadLetterCommand {
+    /// List them, those that died first first
+    List {
+        /// Which
+        #[command(flatten)]
+        filter: FilterArguments,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// Show one with everything that happened to it
+    Show {
+        /// urn:uuid:…
+        id: String,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// Send one on its way again
+    Redrive(OneArguments),
+    /// Find the way of one anew and send it there
+    Reroute(OneArguments),
+    /// Give one up; its sender is told
+    Cancel(OneArguments),
+    /// Write them with their whole history, one JSON object per line; without payloads
+    Export {
+        /// Which
+        #[command(flatten)]
+        filter: FilterArguments,
+        /// Into this file instead of standard output
+        #[arg(long)]
+        to: Option<PathBuf>,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+}
+
+/// One message and why.
+#[derive(Debug, Args)]
+pub struct OneArguments {
+    /// urn:uuid:…
+    id: String,
+    /// Why, for other operators
+    #[arg(long)]
+    reason: String,
+    /// Where the gateway is
+    #[command(flatten)]
+    at: Connection,
+}
+
+/// Many dead letters at once.
+#[derive(Debug, Subcommand)]
+pub enum BulkCommand {
+    /// Begin: redrive, reroute or cancel what a filter matches
+    Start {
+        /// redrive, reroute or cancel
+        action: String,
+        /// Which
+        #[command(flatten)]
+        filter: FilterArguments,
+        /// Really all of them; needed without any filter
+        #[arg(long)]
+        all: bool,
+        /// Messages per second
+        #[arg(long)]
+        rate: Option<u32>,
+        /// Why, for other operators
+        #[arg(long, required_unless_present = "dry_run")]
+        reason: Option<String>,
+        /// Only count what it would touch
+        #[arg(long)]
+        dry_run: bool,
+        /// Show how it goes on until it ends
+        #[arg(long, conflicts_with = "dry_run")]
+        wait: bool,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// List all that are remembered
+    List {
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// Show one
+    Show {
+        /// Its name
+        job: String,
+        /// Show how it goes on until it ends
+        #[arg(long)]
+        wait: bool,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// Stop one; what it has done stays done
+    Stop {
+        /// Its name
+        job: String,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().or_else(|_| {
+        // Days have no fixed length in general; for a hold they do.
+        let days = text.strip_suffix('d').and_then(|days| days.parse().ok());
+        days.map(|days: i64| jiff::SignedDuration::from_hours(24 * days)).ok_or("write 30s, 90m, 12h or 3d")
+    })?;
+    Duration::try_from(span).map_err(|_| "must be positive".to_owned())
+}
+
+impl OperatorCommand {
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn run(self) -> Result<(), CommandError> {
+        match self {
+            Self::Queues { at } => {
+                let answer = at.client()?.get("/admin/v1/destinations", &[]).await?;
+                show(&at, &answer, print_queues)
+            }
+            Self::Hold { scope: Some(scope), key: Some(key), reason, until, length, at } => {
+                let now = SystemClock.now();
+                let until = until.or_else(|| length.and_then(|length| now.checked_add(length).ok()));
+                let path = hold_path(&scope, &key);
+                let body = json!({ "reason": reason, "until": until });
+                let answer = at.client()?.send(Method::PUT, &path, Some(&body)).await?;
+                show(&at, &answer, |hold| println!("held: {}", hold_line(hold)))
+            }
+            Self::Hold { at, .. } => {
+                let answer = at.client()?.get("/admin/v1/holds", &[]).await?;
+                show(&at, &answer, print_holds)
+            }
+            Self::Release { scope, key, at } => {
+                let answer = at.client()?.send(Method::DELETE, &hold_path(&scope, &key), None).await?;
+                show(&at, &answer, |hold| println!("released: {}", hold_line(hold)))
+            }
+            Self::DeadLetters { command } => command.run().await,
+            Self::Bulk { command } => command.run().await,
+            Self::Audit { limit, at } => {
+                let limit = [("limit", limit.to_string())];
+                let answer = at.client()?.get("/admin/v1/audit", &limit).await?;
+                show(&at, &answer, print_audit)
+            }
+        }
+    }
+}
+
+impl DeadLetterCommand {
+    async fn run(self) -> Result<(), CommandError> {
+        match self {
+            Self::List { filter, limit, at } => {
+                let answer = list(&at.client()?, &filter, limit).await?;
+                show(&at, &answer, print_dead_letters)
+            }
+            Self::Show { id, at } => {
+                let answer = at.client()?.get(&message_path(&id, ""), &[]).await?;
+                show(&at, &answer, print_message)
+            }
+            Self::Redrive(one) => one.act("redrive").await,
+            Self::Reroute(one) => one.act("reroute").await,
+            Self::Cancel(one) => one.act("cancel").await,
+            Self::Export { filter, to, at } => {
+                let mut file: Box<dyn std::io::Write> = match &to {
+                    Some(path) => Box::new(create(path)?),
+                    None => Box::new(std::io::stdout().lock()),
+                };
+                let lines = at.client()?.get_raw("/admin/v1/dead-letters/export", &filter.pairs()).await?;
+                let written = file.write_all(&lines).and_then(|()| file.flush());
+                written.map_err(|error| CommandError::Output(error.to_string()))?;
+                if let Some(path) = to {
+                    let count = lines.iter().filter(|byte| **byte == b'\n').count();
+                    println!("{count} dead letters written to {}", path.display());
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl OneArguments {
+    async fn act(self, action: &str) -> Result<(), CommandError> {
+        let body = json!({ "reason": self.reason });
+        let path = message_path(&self.id, &format!("/{action}"));
+        let answer = self.at.client()?.send(Method::POST, &path, Some(&body)).await?;
+        show(&self.at, &answer, |after| println!("{}: now {}", text(after, "id"), text(after, "state")))
+    }
+}
+
+impl BulkCommand {
+    async fn run(self) -> Result<(), CommandError> {
+        match self {
+            Self::Start { action, filter, all, rate, reason, dry_run, wait, at } => {
+                let body = json!({
+                    "action": action, "filter": filter.json(), "all": all, "rate": rate,
+                    "dryRun": dry_run, "reason": reason,
+                });
+                let client = at.client()?;
+                let answer = client.send(Method::POST, "/admin/v1/bulk", Some(&body)).await?;
+                match answer["job"].as_str() {
+                    Some(job) if wait => follow(&client, &at, job).await,
+                    Some(_) => show(&at, &answer, |taken| {
+                        println!("bulk operation {}: {} messages", text(taken, "job"), taken["count"]);
+                    }),
+                    None => show(&at, &answer, |counted| println!("{} messages match", counted["count"])),
+                }
+            }
+            Self::List { at } => {
+                let answer = at.client()?.get("/admin/v1/bulk", &[]).await?;
+                show(&at, &answer, |answer| print_jobs(members(answer, "jobs")))
+            }
+            Self::Show { job, wait: true, at } => follow(&at.client()?, &at, &job).await,
+            Self::Show { job, wait: false, at } => {
+                let answer = at.client()?.get(&job_path(&job), &[]).await?;
+                show(&at, &answer, print_job)
+            }
+            Self::Stop { job, at } => {
+                let answer = at.client()?.send(Method::DELETE, &job_path(&job), None).await?;
+                show(&at, &answer, print_job)
+            }
+        }
+    }
+}
+
+/// Pages of dead letters up to a limit, as one answer.
+async fn list(
+    client: &OperatorClient,
+    filter: &FilterArguments,
+    limit: usize,
+) -> Result<Value, CommandError> {
+    let (mut found, mut cursor) = (Vec::new(), None::<String>);
+    while found.len() < limit {
+        let mut query = filter.pairs();
+        query.push(("limit", (limit - found.len()).min(1_000).to_string()));
+        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
+        let mut page = client.get("/admin/v1/dead-letters", &query).await?;
+        found.extend(page["deadLetters"].as_array_mut().map(std::mem::take).unwrap_or_default());
+        match page["next"].as_str() {
+            Some(next) => cursor = Some(next.to_owned()),
+            None => break,
+        }
+    }
+    Ok(json!({ "deadLetters": found, "next": cursor }))
+}
+
+/// Shows how a bulk operation goes on until it ends.
+async fn follow(client: &OperatorClient, at: &Connection, job: &str) -> Result<(), CommandError> {
+    let live = std::io::stderr().is_terminal();
+    loop {
+        let answer = client.get(&job_path(job), &[]).await?;
+        if answer["state"] != "running" {
+            if live {
+                eprintln!();
+            }
+            return show(at, &answer, print_job);
+        }
+        if live {
+            eprint!("\r{} of {} done, {} failed ", answer["done"], answer["total"], answer["failed"]);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn create(path: &Path) -> Result<std::fs::File, CommandError> {
+    std::fs::File::create(path).map_err(|error| CommandError::Output(format!("{}: {error}", path.display())))
+}
+
+fn encode(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+fn hold_path(scope: &str, key: &str) -> String {
+    format!("/admin/v1/holds/{}/{}", encode(scope), encode(key))
+}
+
+fn message_path(id: &str, action: &str) -> String {
+    format!("/admin/v1/dead-letters/{}{action}", encode(id))
+}
+
+fn job_path(job: &str) -> String {
+    format!("/admin/v1/bulk/{}", encode(job))
+}
+
+/// As a table for people, or as it came.
+fn show(at: &Connection, answer: &Value, print: impl FnOnce(&Value)) -> Result<(), CommandError> {
+    if at.json {
+        println!("{answer:#}");
+    } else {
+        print(answer);
+    }
+    Ok(())
+}
+
+fn members<'a>(answer: &'a Value, name: &str) -> &'a [Value] {
+    answer[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn hold_line(hold: &Value) -> String {
+    let until = hold["until"].as_str().map_or(String::new(), |until| format!(", until {until}"));
+    let (scope, key, reason) = (text(hold, "scope"), text(hold, "key"), text(hold, "reason"));
+    format!("{scope} {key} ({reason}; by {}{until})", text(hold, "by"))
+}
+
+fn print_holds(answer: &Value) {
+    let holds = members(answer, "holds");
+    let row = |hold: &Value| {
+        ["scope", "key", "since", "until", "by", "reason"].map(|name| text(hold, name).to_owned()).to_vec()
+    };
+    print_table(
+        &["SCOPE", "KEY", "SINCE", "UNTIL", "BY", "REASON"],
+        holds.iter().map(row),
+        "nothing is held",
+    );
+}
+
+fn print_queues(answer: &Value) {
+    let now = SystemClock.now();
+    let row = |one: &Value| {
+        let why = match (one.get("hold"), one.get("breaker")) {
+            (Some(hold), _) => format!("{} ({})", text(hold, "reason"), text(hold, "by")),
+            (None, Some(breaker)) => {
+                let reason = &breaker["reason"];
+                let probe = text(breaker, "nextProbe");
+                format!("{}: {}; next try {probe}", text(reason, "code"), text(reason, "detail"))
+            }
+            (None, None) => String::new(),
+        };
+        let oldest = text(one, "oldest").parse().ok().map_or(String::new(), |oldest| age(oldest, now));
+        vec![
+            text(one, "destination").to_owned(),
+            text(one, "state").to_owned(),
+            one["messages"].to_string(),
+            oldest,
+            why,
+        ]
+    };
+    let destinations = members(answer, "destinations").iter().map(row);
+    print_table(&["DESTINATION", "STATE", "MESSAGES", "OLDEST", "WHY"], destinations, "nothing waits");
+    println!("dead letters: {}", answer["deadLetters"]);
+}
+
+fn print_dead_letters(answer: &Value) {
+    let row = |one: &Value| {
+        let last = &one["reason"]["last"];
+        vec![
+            text(one, "id").to_owned(),
+            text(one, "since").to_owned(),
+            text(one, "destination").to_owned(),
+            text(one, "account").to_owned(),
+            one["attempts"].to_string(),
+            text(last, "code").to_owned(),
+            text(last, "detail").to_owned(),
+        ]
+    };
+    let heads = ["ID", "SINCE", "DESTINATION", "ACCOUNT", "ATTEMPTS", "CODE", "DETAIL"];
+    print_table(&heads, members(answer, "deadLetters").iter().map(row), "no dead letters");
+    if answer["next"].is_string() {
+        println!("there are more; raise --limit or narrow the filter");
+    }
+}
+
+fn print_message(message: &Value) {
+    println!("{} is {}", text(message, "id"), text(message, "state"));
+    println!("destination {}, account {}", text(message, "destination"), text(message, "account"));
+    let row = |event: &Value| {
+        let mut rest = event.clone();
+        if let Some(members) = rest.as_object_mut() {
+            members.remove("at");
+            members.remove("event");
+        }
+        let rest = if rest.as_object().is_some_and(serde_json::Map::is_empty) {
+            String::new()
+        } else {
+            rest.to_string()
+        };
+        vec![text(event, "at").to_owned(), text(event, "event").to_owned(), rest]
+    };
+    print_table(&["AT", "EVENT", "DETAILS"], members(message, "events").iter().map(row), "no events");
+}
+
+fn print_job(job: &Value) {
+    print_jobs(std::slice::from_ref(job));
+    for failure in members(job, "failures") {
+        println!("{}: {}", text(failure, "id"), text(failure, "problem"));
+    }
+}
+
+fn print_jobs(jobs: &[Value]) {
+    let row = |job: &Value| {
+        vec![
+            text(job, "job").to_owned(),
+            text(job, "action").to_owned(),
+            text(job, "state").to_owned(),
+            job["total"].to_string(),
+            job["done"].to_string(),
+            job["failed"].to_string(),
+            text(job, "by").to_owned(),
+            text(job, "reason").to_owned(),
+        ]
+    };
+    let heads = ["JOB", "ACTION", "STATE", "TOTAL", "DONE", "FAILED", "BY", "REASON"];
+    print_table(&heads, jobs.iter().map(row), "no bulk operations");
+}
+
+fn print_audit(answer: &Value) {
+    let row = |entry: &Value| {
+        ["at", "by", "action", "target", "reason"].map(|name| text(entry, name).to_owned()).to_vec()
+    };
+    print_table(
+        &["AT", "BY", "ACTION", "TARGET", "REASON"],
+        members(answer, "entries").iter().map(row),
+        "nothing yet",
+    );
+}

@@ -1,0 +1,262 @@
+//! The operators' interface and the commands that use it, from outside.
+
+use std::time::Duration;
+
+use amtsbote_it::{Lab, METADATA, OFFICE, Options, Party, binary, run};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// Options of a gateway that delivers to a broker nobody runs.
+async fn to_nobody() -> Options {
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = socket.local_addr().unwrap().port();
+    drop(socket);
+    Options {
+        channel: "amqp://main?queue=q".to_owned(),
+        extra: format!(
+            "[brokers.main]\nurl = \"amqp://127.0.0.1:{port}/%2f\"\nusername = \"guest\"\npassword_file = \"broker.password\"\n\
+             [breaker]\nout_of_order_after = 1\n"
+        ),
+        ..Options::default()
+    }
+}
+
+fn command(lab: &Lab, arguments: &[&str]) -> (i32, String, String) {
+    let url = format!("https://{}", lab.gateway().operator);
+    let mut all = arguments.to_vec();
+    all.extend(["--url", &url, "--ca", "pki/ca.pem"]);
+    if !arguments.contains(&"--certificate") {
+        all.extend(["--certificate", "pki/operator.pem", "--key", "pki/operator.key"]);
+    }
+    let output = run(&lab.path(""), binary("amtsbote").to_str().unwrap(), &all);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn json_of(lab: &Lab, arguments: &[&str]) -> Value {
+    let mut all = arguments.to_vec();
+    all.push("--json");
+    let (code, stdout, stderr) = command(lab, &all);
+    assert_eq!(code, 0, "{arguments:?}: {stderr}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+/// Looks again and again until something is there, bounded.
+async fn until<T>(lab: &Lab, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        let mut every = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            every.tick().await;
+            if let Some(found) = look().await {
+                return found;
+            }
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(60), looking).await;
+    found.unwrap_or_else(|_| panic!("never seen:\n{}", lab.log()))
+}
+
+/// The first destination, once it is in a state.
+async fn destination(lab: &Lab, state: &str) -> Value {
+    let operator = lab.operator("operator");
+    let look = async || {
+        let shown = operator.get("/admin/v1/destinations").await.json["destinations"][0].clone();
+        (shown["state"] == state && shown["messages"] == 1).then_some(shown)
+    };
+    until(lab, look).await
+}
+
+/// A look at a mailbox that does not wait.
+async fn lease(party: &Party) -> Vec<Value> {
+    let body = json!({ "max": 5, "seconds": 600, "wait": 0 });
+    party.post("/v1/mailbox/leases", &body).await.json["messages"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn an_operator_holds_and_releases() {
+    let lab = Lab::start(Options::default()).await;
+    let office = format!("mailbox/{OFFICE}");
+    let (code, stdout, _) =
+        command(&lab, &["hold", "destination", &office, "--reason", "Umzug der Server", "--for", "3d"]);
+    assert_eq!((code, stdout.starts_with("held: destination mailbox/")), (0, true), "{stdout}");
+    let id = lab.client("portal").submit("k1", METADATA, b"<antrag/>").await;
+    destination(&lab, "held").await;
+    let (_, queues, _) = command(&lab, &["queues"]);
+    assert!(queues.contains("held") && queues.contains("Umzug der Server (operator)"), "{queues}");
+    assert!(lease(&lab.client("department")).await.is_empty());
+    // A hold outlives the process.
+    let mut lab = lab;
+    lab.kill_gateway().await;
+    lab.start_gateway().await;
+    assert!(lease(&lab.client("department")).await.is_empty());
+    assert_eq!(json_of(&lab, &["hold"])["holds"][0]["key"], office);
+    let (code, stdout, _) = command(&lab, &["release", "destination", &office]);
+    assert_eq!((code, stdout.starts_with("released: ")), (0, true), "{stdout}");
+    let (_, leased) = lab.client("department").lease(5).await;
+    assert_eq!(leased[0]["id"], id);
+    assert_eq!(leased[0]["attempt"], 1, "a hold is no attempt");
+    let trail = json_of(&lab, &["audit"]);
+    let actions: Vec<_> = trail["entries"].as_array().unwrap().iter().map(|one| &one["action"]).collect();
+    assert_eq!(actions, ["release", "hold"]);
+}
+
+#[tokio::test]
+async fn what_an_operator_gets_wrong_is_said() {
+    let lab = Lab::start(Options::default()).await;
+    let operator = lab.operator("operator");
+    let hold = |scope: &str, key: &str| format!("/admin/v1/holds/{scope}/{key}");
+    let body = json!({ "reason": "x" });
+    for (path, body, status, problem) in [
+        (hold("planet", "earth"), body.clone(), 400, "hold-invalid"),
+        (hold("destination", "mars"), body.clone(), 400, "hold-invalid"),
+        (hold("destination", "mailbox%2Fwgb:999999999991"), body.clone(), 404, "unknown-target"),
+        (hold("account", "nobody"), body.clone(), 404, "unknown-target"),
+        (hold("account", "portal"), json!({}), 400, "body-invalid"),
+        (hold("account", "portal"), json!({ "reason": " " }), 400, "reason-invalid"),
+        (
+            hold("account", "portal"),
+            json!({ "reason": "x", "until": "2020-01-01T00:00:00Z" }),
+            400,
+            "hold-invalid",
+        ),
+        (hold("account", "portal"), json!({ "reason": "x", "typo": 1 }), 400, "body-invalid"),
+    ] {
+        let answer = operator.send(operator.request(Method::PUT, &path).json(&body)).await;
+        assert_eq!((answer.status, answer.problem()), (status, problem), "{path} {body}");
+    }
+    let gone = operator.send(operator.request(Method::DELETE, &hold("account", "portal"))).await;
+    assert_eq!((gone.status, gone.problem()), (404, "not-held"));
+    for (path, body, status, problem) in [
+        ("/admin/v1/bulk", json!({ "action": "redrive", "reason": "x" }), 422, "bulk-refused"),
+        ("/admin/v1/bulk", json!({ "action": "redrive", "all": true, "reason": "x" }), 422, "bulk-refused"),
+        ("/admin/v1/bulk", json!({ "action": "explode", "all": true, "reason": "x" }), 400, "body-invalid"),
+        (
+            "/admin/v1/bulk",
+            json!({ "action": "redrive", "all": true, "rate": 0, "reason": "x" }),
+            422,
+            "bulk-refused",
+        ),
+        (
+            "/admin/v1/bulk",
+            json!({ "action": "redrive", "filter": { "destination": "mars" }, "reason": "x" }),
+            400,
+            "filter-invalid",
+        ),
+        (
+            "/admin/v1/dead-letters/urn:uuid:01976c6e-7a00-7000-8000-000000000001/redrive",
+            body.clone(),
+            404,
+            "not-found",
+        ),
+    ] {
+        let answer = operator.post(path, &body).await;
+        assert_eq!((answer.status, answer.problem()), (status, problem), "{path} {body}");
+    }
+    let id = lab.client("portal").submit("k1", METADATA, b"<antrag/>").await;
+    let path = format!("/admin/v1/dead-letters/{id}/redrive");
+    let answer = operator.post(&path, &body).await;
+    assert_eq!((answer.status, answer.problem()), (409, "not-dead"));
+    for path in
+        ["/admin/v1/dead-letters?limit=0", "/admin/v1/dead-letters?cursor=x", "/admin/v1/audit?limit=9999"]
+    {
+        assert_eq!(operator.get(path).await.problem(), "query-invalid", "{path}");
+    }
+    assert_eq!(operator.get("/admin/v1/bulk/none").await.status, 404);
+    // The commands say the same, with exit codes.
+    let (code, _, stderr) = command(&lab, &["hold", "account", "nobody", "--reason", "x"]);
+    assert_eq!(code, 64);
+    assert!(stderr.contains("no account of that name is known here"), "{stderr}");
+    let (code, _, stderr) = command(&lab, &["hold", "account", "portal"]);
+    assert_eq!(code, 64, "{stderr}");
+    let (code, _, _) = command(&lab, &["bulk", "start", "redrive", "--reason", "x"]);
+    assert_eq!(code, 64);
+}
+
+#[tokio::test]
+async fn roles_decide_who_may_look_and_who_may_act() {
+    let lab = Lab::prepare(Options::default()).await;
+    lab.write_configuration(
+        "[[accounts]]\nname = \"viewer\"\nroles = [\"viewer\"]\ncertificates = [\"pki/nobody.pem\"]\n",
+    );
+    let mut lab = lab;
+    lab.start_gateway().await;
+    let (viewer, portal) = (lab.operator("nobody"), lab.operator("portal"));
+    assert_eq!(viewer.get("/admin/v1/destinations").await.status, 200);
+    let body = json!({ "reason": "x" });
+    let put = viewer.request(Method::PUT, "/admin/v1/holds/account/portal").json(&body);
+    assert_eq!(viewer.send(put).await.problem(), "role-missing");
+    assert_eq!(portal.get("/admin/v1/destinations").await.problem(), "role-missing");
+    let stranger = Party { base: viewer.base.clone(), ..lab.client_with(None) };
+    assert_eq!(stranger.get("/admin/v1/destinations").await.problem(), "certificate-required");
+    let unknown = ["queues", "--certificate", "pki/department.pem", "--key", "pki/department.key"];
+    assert_eq!(command(&lab, &unknown).0, 64);
+}
+
+#[tokio::test]
+async fn a_destination_that_is_down_is_shown_and_its_messages_can_be_sent_another_way() {
+    let lab = Lab::prepare(to_nobody().await).await;
+    std::fs::write(lab.path("broker.password"), "guest").unwrap();
+    let mut lab = lab;
+    lab.start_gateway().await;
+    let id = lab.client("portal").submit("k1", METADATA, b"<antrag/>").await;
+    destination(&lab, "out-of-order").await;
+    // The state is stored, not only remembered.
+    lab.kill_gateway().await;
+    lab.start_gateway().await;
+    let operator = lab.operator("operator");
+    let shown = operator.get("/admin/v1/destinations").await.json;
+    assert_eq!(shown["destinations"][0]["state"], "out-of-order");
+    assert_eq!(operator.get(&format!("/admin/v1/dead-letters/{id}")).await.json["id"], id);
+    // The operator gives the department a mailbox and has the message routed anew.
+    let text = std::fs::read_to_string(lab.path("amtsbote.toml")).unwrap();
+    std::fs::write(lab.path("amtsbote.toml"), text.replace("amqp://main?queue=q", "mailbox")).unwrap();
+    lab.signal_gateway("HUP");
+    let reroute = format!("/admin/v1/dead-letters/{id}/reroute");
+    let department = lab.client("department");
+    let leased = until(&lab, async || {
+        operator.post(&reroute, &json!({ "reason": "the broker is gone" })).await;
+        lease(&department).await.pop()
+    });
+    assert_eq!(leased.await["id"], id);
+}
+
+#[tokio::test]
+async fn a_sender_is_told_of_a_rejection_in_its_own_mailbox() {
+    let lab = Lab::start(Options::default()).await;
+    let (portal, department) = (lab.client("portal"), lab.client("department"));
+    let id = portal.submit("k1", METADATA, b"<antrag/>").await;
+    let (lease, _) = department.lease(1).await;
+    let body = json!({ "code": "wrong-form", "detail": "Bitte Formular 7 verwenden" });
+    department.on_message(&id, "reject", Some(&lease), Some(body.clone())).await;
+    let (lease, notices) = portal.lease(5).await;
+    assert_eq!(notices.len(), 1, "{}", lab.log());
+    let notice = &notices[0];
+    assert_eq!(notice["sender"], "amtsbote:gateway");
+    let content = portal.bytes(notice["document"]["href"].as_str().unwrap()).await;
+    let content: Value = serde_json::from_slice(&content).unwrap();
+    assert_eq!((&content["message"], &content["state"]), (&json!(id), &json!("rejected")));
+    assert_eq!(content["reason"], body);
+    let notice = notice["id"].as_str().unwrap().to_owned();
+    portal.on_message(&notice, "acknowledge", Some(&lease), None).await;
+    let card = portal.get(&format!("/v1/submissions/{id}/events")).await.json;
+    let told = card["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|event| event["event"] == "sender-notified" && event["notice"] == notice);
+    assert!(told, "{card}");
+}
+
+#[tokio::test]
+async fn the_operators_openapi_document_is_the_golden_file() {
+    let lab = Lab::start(Options::default()).await;
+    let served = lab.operator("operator").get("/admin/v1/openapi.json").await;
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/openapi-operator.json");
+    let printed = run(&lab.path(""), binary("amtsbote").to_str().unwrap(), &["openapi", "--operator"]).stdout;
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(golden, &printed).unwrap();
+    }
+    let expected: Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&printed).unwrap(), expected, "BLESS=1 writes it anew");
+    assert_eq!(served.json, expected);
+}
