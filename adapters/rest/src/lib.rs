@@ -7,6 +7,7 @@ mod admin;
 mod caller;
 mod describe;
 mod fault;
+mod in_flight;
 mod mailbox;
 mod metadata;
 mod openapi;
@@ -31,6 +32,7 @@ use arc_swap::ArcSwap;
 
 pub use admin::{AdminServices, admin_document, admin_router};
 pub use caller::{authenticate, role_missing};
+pub use in_flight::InFlight;
 pub use openapi::{document, router};
 pub use quota::Quotas;
 
@@ -47,10 +49,12 @@ pub struct RestLimits {
     pub stall: Duration,
     /// Calls of one account per second.
     pub requests: NonZeroU32,
+    /// Bytes of memory for bodies that are being received.
+    pub in_flight: u64,
 }
 
 impl Default for RestLimits {
-    /// 64 KiB, 1 GiB, 1,000, 30 s, 10,000 per second: more than one machine serves.
+    /// 64 KiB, 1 GiB, 1,000, 30 s, 10,000 per second: more than one machine serves; 256 MiB.
     fn default() -> Self {
         Self {
             metadata: 64 << 10,
@@ -58,6 +62,7 @@ impl Default for RestLimits {
             attachments: 1_000,
             stall: Duration::from_secs(30),
             requests: NonZeroU32::new(10_000).unwrap_or(NonZeroU32::MAX),
+            in_flight: 256 << 20,
         }
     }
 }
@@ -82,6 +87,8 @@ pub struct Services {
     pub accounts: Arc<ArcSwap<AccountBook>>,
     /// How often an account may call.
     pub quotas: Quotas,
+    /// Memory for bodies.
+    pub in_flight: InFlight,
     /// Bounds.
     pub limits: RestLimits,
 }

@@ -377,6 +377,7 @@ pub(crate) async fn reply(
     let Some(destination) = &original.delivery.destination else { return Err(not_found()) };
     let (head, body) = request.into_parts();
     let key = idempotency_key(&head.headers)?;
+    let (_room, body) = upload::admit(&services.in_flight, &head.headers, body).await?;
     let upload =
         upload::read(services.store.as_ref(), &services.limits, &head.headers, body, MetadataPart::Optional)
             .await?;

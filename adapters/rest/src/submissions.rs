@@ -137,6 +137,7 @@ pub(crate) async fn submit(
     caller.require(Role::Author)?;
     let (head, body) = request.into_parts();
     let key = idempotency_key(&head.headers)?;
+    let (_room, body) = upload::admit(&services.in_flight, &head.headers, body).await?;
     let upload =
         upload::read(services.store.as_ref(), &services.limits, &head.headers, body, MetadataPart::Required)
             .await?;

@@ -13,7 +13,9 @@ use bytes::BytesMut;
 use futures::StreamExt as _;
 use multer::{Constraints, Field, Multipart, SizeLimit};
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 
+use crate::InFlight;
 use crate::RestLimits;
 use crate::fault::{bad_request, store};
 
@@ -95,6 +97,21 @@ pub(crate) async fn read(
         return Err(problem);
     }
     reader.finish(metadata).await
+}
+
+/// Reserves memory for a body, as long as the permit lives.
+pub(crate) async fn admit(
+    in_flight: &InFlight,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(OwnedSemaphorePermit, Body), Problem> {
+    match in_flight.enter(headers) {
+        Ok(permit) => Ok((permit, body)),
+        Err(problem) => {
+            linger(body.into_data_stream()).await;
+            Err(problem)
+        }
+    }
 }
 
 /// Bytes of a whole stream: the limit is for document and attachments, so that metadata and the framing of parts come on top.

@@ -176,7 +176,7 @@ impl Committer {
         }
         self.look_for_room();
         if let Err(error) = self.settler.tend(&self.index, &self.shared) {
-            self.shared.stop(format!("the index cannot be written: {error}"));
+            self.shared.distrust_index(format!("the index cannot be written: {error}"));
             return;
         }
         if self.settler.checkpoint_is_due()
@@ -201,7 +201,7 @@ impl Committer {
 
     /// Writes up to where the index is on stable storage. A failed write or sync of the journal stops the store, as always.
     fn checkpoint(&mut self) -> Result<(), StoreError> {
-        let Some(checkpoint) = self.settler.synced(&self.index)? else { return Ok(()) };
+        let Some(checkpoint) = self.settler.synced(&self.index, &self.shared)? else { return Ok(()) };
         let position = checkpoint.position;
         let bytes = encode(&CheckpointRecord::V1(checkpoint)).map_err(|error| StoreError::Io {
             doing: "writing a checkpoint",
@@ -248,7 +248,7 @@ impl Committer {
                 }
                 Err(error) => {
                     let reason = format!("the index cannot be read: {error}");
-                    self.shared.stop(reason.clone());
+                    self.shared.distrust_index(reason.clone());
                     for request in batch {
                         request.fail(|| StoreError::Stopped { reason: reason.clone() });
                     }
@@ -480,12 +480,18 @@ impl Settler {
     }
 
     /// Syncs the index; up to where it is now on stable storage, if that is news.
-    fn synced(&mut self, index: &Arc<Index>) -> Result<Option<Checkpoint>, StoreError> {
+    fn synced(&mut self, index: &Arc<Index>, shared: &Shared) -> Result<Option<Checkpoint>, StoreError> {
         self.last_checkpoint = Instant::now();
         let Some(settled) = self.settled.clone().filter(|one| Some(one.position) != self.checkpointed) else {
             return Ok(None);
         };
-        index.sync().map_err(index_failed)?;
+        if let Err(error) = index.sync() {
+            // After a failed sync nobody knows what of the index is on disk, and a later one may seem to succeed.
+            if !error.is_full() {
+                shared.distrust_index(format!("the index cannot be synced: {error}"));
+            }
+            return Err(index_failed(error));
+        }
         Ok(Some(settled))
     }
 }

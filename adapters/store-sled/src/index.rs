@@ -62,6 +62,19 @@ pub(crate) enum IndexError {
     Io(#[from] io::Error),
 }
 
+impl IndexError {
+    /// Whether only room is missing.
+    pub(crate) fn is_full(&self) -> bool {
+        let full = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        match self {
+            Self::Sled(sled::Error::Io(error)) | Self::Io(error) => full(error),
+            Self::Sled(_) | Self::Panicked | Self::Garbled(_) => false,
+        }
+    }
+}
+
 /// The index.
 pub(crate) struct Index {
     layers: RwLock<Layers>,

@@ -14,6 +14,7 @@
 //! is deleted because it is broken. Not here: which state follows which; that is core's.
 
 mod committer;
+mod doctor;
 mod frame;
 mod group;
 mod index;
@@ -25,20 +26,27 @@ mod quarantine;
 mod read;
 mod record;
 mod recovery;
+mod scrub;
 mod segment;
 mod shared;
 mod space;
 mod store;
+mod watch;
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
+pub use doctor::{Examination, Finding, Progress, discard_index, examine};
 pub use recovery::OpenReport;
-pub use shared::{StoreObserver, StoreOptions, Unobserved};
+pub use scrub::ScrubReport;
+pub use shared::{RoomLimits, StoreObserver, StoreOptions, Unobserved};
 pub use store::SledStore;
 
+use store::Running;
+
+use amtsbote_core::id::MessageId;
 use frame::Salt;
 use index::{Index, IndexError};
 use quarantine::Quarantine;
@@ -76,18 +84,31 @@ pub enum OpenError {
 }
 
 /// Opens a store, creating it in an empty folder. Replays the journal since the last checkpoint; a missing or damaged index is
-/// put aside and rebuilt. Blocks; call it before the async runtime is busy.
+/// put aside and rebuilt. After a fault the store opens itself again as soon as that works. Blocks; call it before the async
+/// runtime is busy.
 ///
 /// # Errors
 /// [`OpenError`]; the store is not changed then.
 pub fn open(root: &Path, options: StoreOptions) -> Result<(SledStore, OpenReport), OpenError> {
-    let failed = |source| OpenError::Io { folder: root.to_owned(), source };
-    make_folders(root).map_err(failed)?;
+    make_folders(root).map_err(|source| OpenError::Io { folder: root.to_owned(), source })?;
     let lock = take_lock(root)?;
+    let (running, report) = bring_up(root, &options, false)?;
+    // An index that was just built lacks nothing.
+    let store = SledStore::new(root, lock, options, running, report.rebuilt.is_none())
+        .map_err(|source| OpenError::Io { folder: root.to_owned(), source })?;
+    Ok((store, report))
+}
+
+/// Brings journal, index and committer up. The caller holds the lock.
+fn bring_up(root: &Path, options: &StoreOptions, fresh: bool) -> Result<(Running, OpenReport), OpenError> {
+    let failed = |source| OpenError::Io { folder: root.to_owned(), source };
     let folder = Folder::new(root.join("journal"), read_format(root)?);
     let checkpoint = last_checkpoint(&folder).map_err(failed)?;
     // Damage in sled shows as an error or as a panic, at opening or at any read.
     let usable = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        if fresh {
+            return Err(RecoveryError::Unusable("the index was not to be trusted any more"));
+        }
         let index = usable_index(root, checkpoint.as_ref().map(|checkpoint| checkpoint.position))?;
         let mut report = OpenReport::default();
         let recovered = Replay::new(&folder, &index, root, &mut report).run(checkpoint)?;
@@ -106,11 +127,14 @@ pub fn open(root: &Path, options: StoreOptions) -> Result<(SledStore, OpenReport
                 Ok((index, recovered))
             });
             let (index, recovered) = rebuilt.map_err(|error| failed(io::Error::other(error)))?;
+            let known = std::panic::catch_unwind(AssertUnwindSafe(|| known_to_old_index(root, &index)));
+            let gone = known.unwrap_or(Err(IndexError::Panicked)).unwrap_or_default();
+            report.lost.extend(gone.into_iter().filter(|id| !recovered.forgotten.contains(id)));
             (index, recovered, report)
         }
     };
-    let store = SledStore::start(root, lock, folder, index, recovered, &report, options).map_err(failed)?;
-    Ok((store, report))
+    let running = Running::start(root, folder, index, recovered, &report, options).map_err(failed)?;
+    Ok((running, report))
 }
 
 /// Makes all folders, durably, before anything is written into them.
@@ -137,28 +161,31 @@ fn take_lock(root: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Checks the version of the store and reads its salt; writes both for a new store.
+/// The salt of a store, and whether its format is an older one.
+fn read_salt(root: &Path) -> Result<(Salt, bool), OpenError> {
+    let failed = |source| OpenError::Io { folder: root.to_owned(), source };
+    let found = std::fs::read_to_string(root.join("format")).map_err(failed)?;
+    let salt = |format: &str| {
+        let salt = found.strip_prefix(format)?.trim().strip_prefix("salt ")?;
+        u32::from_str_radix(salt, 16).ok().map(Salt)
+    };
+    let older = || OLDER.into_iter().find_map(salt).map(|salt| (salt, true));
+    salt(FORMAT)
+        .map(|salt| (salt, false))
+        .or_else(older)
+        .ok_or_else(|| OpenError::Format { folder: root.to_owned(), found: found.trim().to_owned() })
+}
+
+/// Reads the salt of the store; writes the newest format for a new store, and for one of an older format.
 fn read_format(root: &Path) -> Result<Salt, OpenError> {
     let failed = |source| OpenError::Io { folder: root.to_owned(), source };
-    let path = root.join("format");
-    match std::fs::read_to_string(&path) {
-        Ok(found) => {
-            let salt = |format: &str| {
-                let salt = found.strip_prefix(format)?.trim().strip_prefix("salt ")?;
-                u32::from_str_radix(salt, 16).ok().map(Salt)
-            };
-            match (salt(FORMAT), OLDER.into_iter().find_map(salt)) {
-                (Some(salt), _) => Ok(salt),
-                (None, Some(salt)) => write_format(root, salt).map_err(failed),
-                (None, None) => {
-                    Err(OpenError::Format { folder: root.to_owned(), found: found.trim().to_owned() })
-                }
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    match read_salt(root) {
+        Ok((salt, false)) => Ok(salt),
+        Ok((salt, true)) => write_format(root, salt).map_err(failed),
+        Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             write_format(root, Salt(rand::random())).map_err(failed)
         }
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -187,6 +214,26 @@ fn usable_index(root: &Path, checkpoint: Option<frame::Position>) -> Result<Inde
     }
 }
 
+/// Messages that the index that was put aside knows and the new one does not: the journal has lost them.
+fn known_to_old_index(root: &Path, index: &Index) -> Result<Vec<MessageId>, IndexError> {
+    let old = Quarantine::of(root).path("index");
+    if !old.exists() {
+        return Ok(Vec::new());
+    }
+    let old = Index::open(&old)?;
+    let (mut lost, mut from) = (Vec::new(), b"h".to_vec());
+    loop {
+        let rows = old.scan(&from, b"i", 1_024)?;
+        let Some((last, _)) = rows.last() else { return Ok(lost) };
+        from = [last.as_slice(), b"\0"].concat();
+        for (key, _) in rows {
+            if index.get(&key)?.is_none() {
+                lost.push(keys::id_of(&key)?);
+            }
+        }
+    }
+}
+
 fn describe(error: &RecoveryError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -197,11 +244,11 @@ fn describe(error: &RecoveryError) -> String {
     text
 }
 
-/// Puts an old index aside and creates a new one.
+/// Puts an old index aside and creates a new one. Only the last one is kept: it holds nothing that is not in the journal.
 fn fresh_index(root: &Path) -> Result<Index, IndexError> {
     let folder = root.join("index");
     if folder.exists() {
-        Quarantine::of(root).take(&folder)?;
+        Quarantine::of(root).replace(&folder)?;
     }
     Index::open(&folder)
 }

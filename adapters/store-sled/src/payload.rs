@@ -187,7 +187,7 @@ impl Writer {
         let spilled = self.spilled.take();
         let payloads = Arc::clone(&self.payloads);
         let written = spawn_blocking(move || {
-            if !payloads.shared.has_room() {
+            if !payloads.shared.look_for_room() {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             let mut file = match spilled {

@@ -1,4 +1,5 @@
-//! Where bytes go that nobody can read: kept durably under a free name, never overwritten, never deleted by the store.
+//! Where bytes go that nobody can read: kept durably under a free name, never overwritten, never deleted by the store, except
+//! for indexes, which can be made anew.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -14,6 +15,11 @@ pub(crate) struct Quarantine(PathBuf);
 impl Quarantine {
     pub(crate) fn of(root: &Path) -> Self {
         Self(root.join("quarantine"))
+    }
+
+    /// Where something of a name lies.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 
     /// Keeps the bytes `at.offset..end` of a segment; durable when this returns.
@@ -38,6 +44,15 @@ impl Quarantine {
         std::fs::rename(path, self.free(name)?)?;
         sync_folder(&self.0)?;
         path.parent().map_or(Ok(()), sync_folder)
+    }
+
+    /// Moves a folder here in the place of an earlier one of the same name; for what can be made anew.
+    pub(crate) fn replace(&self, path: &Path) -> io::Result<()> {
+        let earlier = self.0.join(path.file_name().unwrap_or_default());
+        match std::fs::remove_dir_all(earlier) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.take(path),
+        }
     }
 
     /// A path that is not taken: the name itself, or the name with a number.

@@ -30,8 +30,8 @@ pub struct OpenReport {
     pub cut: u64,
     /// Damaged places that were copied to the quarantine, one sentence each.
     pub damaged: Vec<String>,
-    /// Changes of messages whose first frame is missing.
-    pub orphans: u64,
+    /// Messages that are lost: only changes of them are left, or only the index that was put aside knows of them.
+    pub lost: Vec<MessageId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,8 @@ pub(crate) struct Recovered {
     pub(crate) length: u64,
     pub(crate) group: u64,
     pub(crate) live: BTreeMap<u32, u64>,
+    /// Messages that were forgotten in what was replayed.
+    pub(crate) forgotten: BTreeSet<MessageId>,
 }
 
 /// The newest checkpoint of the journal.
@@ -107,11 +109,13 @@ impl<'a> Replay<'a> {
 
     /// Replays everything from `from` on.
     pub(crate) fn run(mut self, from: Option<Checkpoint>) -> Result<Recovered, RecoveryError> {
-        let beginning = Checkpoint { position: Position { segment: 0, offset: 0 }, live: Vec::new() };
+        let position = Position { segment: 0, offset: 0 };
+        let beginning = Checkpoint { position, live: Vec::new() };
         let Checkpoint { position: start, live } = from.unwrap_or(beginning);
         self.live = live.into_iter().map(|(segment, bytes)| (segment, bytes.cast_signed())).collect();
         let segments = self.folder.segments()?;
-        let mut recovered = Recovered { segment: 1, length: 0, group: 1, live: BTreeMap::new() };
+        let (live, forgotten) = (BTreeMap::new(), BTreeSet::new());
+        let mut recovered = Recovered { segment: 1, length: 0, group: 1, live, forgotten };
         for segment in segments.iter().copied().filter(|segment| *segment >= start.segment) {
             let begin = if segment == start.segment { start.offset } else { 0 };
             let is_last = segments.last() == Some(&segment);
@@ -119,7 +123,8 @@ impl<'a> Replay<'a> {
             recovered.segment = segment;
         }
         self.index.settle(self.index.close())?;
-        self.report.orphans = self.orphans.difference(&self.forgotten).count() as u64;
+        self.report.lost = self.orphans.difference(&self.forgotten).copied().collect();
+        recovered.forgotten = self.forgotten;
         recovered.live = self.live.into_iter().map(|(n, bytes)| (n, bytes.max(0).cast_unsigned())).collect();
         Ok(recovered)
     }

@@ -1,7 +1,7 @@
 //! Segment files of the journal: numbered, append-only, read by position.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice, Read as _, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -111,6 +111,11 @@ impl Tail {
     /// Continues a segment behind `length` good bytes; what lies behind is cut off.
     pub(crate) fn resume(folder: Folder, segment: u32, length: u64, group: u64) -> io::Result<Self> {
         let path = folder.path(segment);
+        match renew(&path, length) {
+            // Without room the bytes stay where they are.
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(error),
+            _ => {}
+        }
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         if file.metadata()?.len() != length {
             file.set_len(length)?;
@@ -166,6 +171,22 @@ impl Tail {
         *self = Self::resume(self.folder.clone(), self.segment + 1, 0, self.group)?;
         Ok(())
     }
+}
+
+/// Writes the good bytes of a segment into a new file that takes its place. After a failed sync the system may hold bytes that it
+/// will never write, and a later sync of the same file would not say so.
+fn renew(path: &Path, length: u64) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    let mut copy = File::create(&new)?;
+    let copied = io::copy(&mut File::open(path)?.take(length), &mut copy).and_then(|_| copy.sync_all());
+    if let Err(error) = copied {
+        std::fs::remove_file(&new)?;
+        return Err(error);
+    }
+    std::fs::rename(&new, path)
 }
 
 fn write_all(file: &mut File, mut slices: Vec<IoSlice<'_>>) -> io::Result<()> {

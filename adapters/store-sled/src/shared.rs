@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 /// Takes the store's own measurements; implemented by whoever keeps metrics.
@@ -13,16 +13,45 @@ pub trait StoreObserver: Send + Sync {
 }
 
 /// How a store is opened.
+#[derive(Clone)]
 pub struct StoreOptions {
     /// Takes the store's measurements.
-    pub observer: Box<dyn StoreObserver>,
+    pub observer: Arc<dyn StoreObserver>,
+    /// How much room it may take.
+    pub room: RoomLimits,
+}
+
+/// When the store speaks of its room, and when it takes nothing new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoomLimits {
     /// Free bytes of the disk below which nothing new is accepted.
     pub min_free: u64,
+    /// Free bytes below which somebody should act.
+    pub low_free: u64,
+    /// Bytes of the journal above which nothing new is accepted; nine tenths of it are high.
+    pub max_journal: Option<u64>,
+}
+
+impl Default for RoomLimits {
+    /// 64 MiB and 512 MiB free, a journal of any size.
+    fn default() -> Self {
+        Self { min_free: 64 << 20, low_free: 512 << 20, max_journal: None }
+    }
+}
+
+/// How much room there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    Enough,
+    /// Why somebody should act.
+    Low(&'static str),
+    /// Nothing new is accepted.
+    None,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { observer: Box::new(Unobserved), min_free: 64 << 20 }
+        Self { observer: Arc::new(Unobserved), room: RoomLimits::default() }
     }
 }
 
@@ -36,15 +65,17 @@ impl StoreObserver for Unobserved {
 
 pub(crate) struct Shared {
     root: PathBuf,
-    min_free: u64,
+    limits: RoomLimits,
     stopped: RwLock<Option<String>>,
     live: Mutex<BTreeMap<u32, u64>>,
     /// Segments that cannot be emptied.
     spoiled: Mutex<BTreeSet<u32>>,
     quarantined: AtomicU64,
-    full: AtomicBool,
+    room: Mutex<Room>,
     journal_bytes: AtomicU64,
-    observer: Box<dyn StoreObserver>,
+    observer: Arc<dyn StoreObserver>,
+    /// Whether the index cannot be trusted any more.
+    suspect: AtomicBool,
 }
 
 impl Shared {
@@ -54,39 +85,66 @@ impl Shared {
         live: BTreeMap<u32, u64>,
         quarantined: u64,
     ) -> Self {
-        let StoreOptions { observer, min_free } = options;
+        let StoreOptions { observer, room: limits } = options;
         Self {
             root: root.to_owned(),
-            min_free,
+            limits,
             stopped: RwLock::default(),
             live: Mutex::new(live),
             spoiled: Mutex::default(),
             quarantined: AtomicU64::new(quarantined),
-            full: AtomicBool::new(false),
+            room: Mutex::new(Room::Enough),
             journal_bytes: AtomicU64::new(0),
             observer,
+            suspect: AtomicBool::new(false),
         }
     }
 
-    /// Whether new messages may still come. What is left then belongs to the index, to changes and to giving space back.
-    pub(crate) fn has_room(&self) -> bool {
-        match rustix::fs::statvfs(&self.root) {
-            Ok(disk) => disk.f_bavail.saturating_mul(disk.f_frsize) >= self.min_free,
-            // A disk that cannot be asked shows its fault when it is written.
-            Err(_) => true,
+    /// Stops because the index cannot be trusted; it is built anew when the store is opened again.
+    pub(crate) fn distrust_index(&self, reason: String) {
+        self.suspect.store(true, Ordering::Relaxed);
+        self.stop(reason);
+    }
+
+    pub(crate) fn is_index_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
+    }
+
+    /// How much room there is now. What is left at the end belongs to the index, to changes and to giving space back.
+    fn judge_room(&self) -> Room {
+        let RoomLimits { min_free, low_free, max_journal } = self.limits;
+        let journal = self.journal_bytes();
+        // A disk that cannot be asked shows its fault when it is written.
+        let disk = rustix::fs::statvfs(&self.root);
+        let free = disk.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        if free < min_free || max_journal.is_some_and(|most| journal >= most) {
+            Room::None
+        } else if free < low_free {
+            Room::Low("the disk of the store is nearly full")
+        } else if max_journal.is_some_and(|most| journal >= most / 10 * 9) {
+            Room::Low("the journal has nearly reached its limit")
+        } else {
+            Room::Enough
         }
     }
 
-    /// Asks the disk and remembers the answer; says so when it changes.
+    /// Looks how much room there is and says so when that changes. Whether new messages may come.
     pub(crate) fn look_for_room(&self) -> bool {
-        let room = self.has_room();
-        if self.full.swap(!room, Ordering::Relaxed) == room {
+        let room = self.judge_room();
+        let mut known = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != room {
             match room {
-                true => tracing::info!("The disk has room again; new messages are accepted."),
-                false => tracing::error!("The disk has no room left; nothing new is accepted."),
+                Room::Enough => tracing::info!("The store has enough room again."),
+                Room::Low(why) => tracing::warn!(why, "The store has little room left."),
+                Room::None => tracing::error!("The store has no room left; nothing new is accepted."),
             }
+            *known = room;
         }
-        room
+        room != Room::None
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes of all segments: counted as they are written, measured when segments go.
@@ -102,15 +160,11 @@ impl Shared {
         self.journal_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
-    }
-
     /// Nothing is committed any more. The first reason stays and is reported, whoever found it.
     pub(crate) fn stop(&self, reason: String) {
         let mut stopped = self.stopped.write().unwrap_or_else(PoisonError::into_inner);
         if stopped.is_none() {
-            tracing::error!(reason, "The store stops; the journal is replayed at the next start.");
+            tracing::error!(reason, "The store stops; it is opened again as soon as that works.");
             *stopped = Some(reason);
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, EventKind};
@@ -38,8 +38,10 @@ use crate::record::{
     RecordError, encode, encode_changes, encode_message,
 };
 use crate::recovery::{OpenReport, Recovered};
+use crate::scrub::ScrubReport;
 use crate::segment::{Folder, Tail};
-use crate::shared::{Shared, StoreOptions};
+use crate::shared::{Room, Shared, StoreOptions};
+use crate::watch::Watch;
 
 /// What readers and the committer share.
 pub(crate) struct Inner {
@@ -53,26 +55,38 @@ pub(crate) struct Inner {
 
 /// An embedded store in one folder. Dropping it commits what was asked for and takes a checkpoint.
 pub struct SledStore {
-    inner: Arc<Inner>,
-    committer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    pub(crate) parts: Arc<Parts>,
+    watch: Option<Watch>,
     /// Held until the end; a second process is refused.
     _lock: std::fs::File,
 }
 
-impl SledStore {
+/// Journal, index and committer at work. Dropping it ends the committer.
+pub(crate) struct Running {
+    pub(crate) inner: Arc<Inner>,
+    committer: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What the store and its watch share: what is at work, unless it is being brought up again.
+pub(crate) struct Parts {
+    running: RwLock<Option<Running>>,
+    /// Why nothing is at work, and how it was when it last was.
+    down: RwLock<StoreStatus>,
+}
+
+impl Running {
     pub(crate) fn start(
         root: &Path,
-        lock: std::fs::File,
         folder: Folder,
         index: Index,
         recovered: Recovered,
         report: &OpenReport,
-        options: StoreOptions,
+        options: &StoreOptions,
     ) -> io::Result<Self> {
-        let Recovered { segment, length, group, live } = recovered;
+        let Recovered { segment, length, group, live, .. } = recovered;
         let tail = Tail::resume(folder.clone(), segment, length, group)?;
         let damaged = report.damaged.len() as u64;
-        let shared = Arc::new(Shared::new(options, root, live, damaged));
+        let shared = Arc::new(Shared::new(options.clone(), root, live, damaged));
         let index = Arc::new(index);
         let payloads = Arc::new(Payloads::open(root, Arc::clone(&shared))?);
         let (requests, receiver) = channel();
@@ -93,7 +107,70 @@ impl SledStore {
                 shared.stop("the committer died".to_owned());
             }
         })?;
-        Ok(Self { inner, committer: Mutex::new(Some(thread)), _lock: lock })
+        Ok(Self { inner, committer: Some(thread) })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The committer may already have ended after a fault; then there is nobody to tell or to wait for.
+        drop(self.inner.requests.send(Request::Stop));
+        drop(self.committer.take().map(std::thread::JoinHandle::join));
+    }
+}
+
+impl Parts {
+    pub(crate) fn inner(&self) -> Result<Arc<Inner>, StoreError> {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        match running.as_ref() {
+            Some(running) => Ok(Arc::clone(&running.inner)),
+            None => Err(StoreError::Stopped { reason: self.status_when_down().stopped.unwrap_or_default() }),
+        }
+    }
+
+    fn status_when_down(&self) -> StoreStatus {
+        self.down.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes everything down that has stopped.
+    pub(crate) fn take_down(&self, status: StoreStatus) -> Option<Running> {
+        *self.down.write().unwrap_or_else(PoisonError::into_inner) = status;
+        self.running.write().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn put_up(&self, running: Running) {
+        *self.running.write().unwrap_or_else(PoisonError::into_inner) = Some(running);
+    }
+
+    pub(crate) fn status(&self) -> StoreStatus {
+        self.inner().map_or_else(|_| self.status_when_down(), |inner| inner.status())
+    }
+}
+
+impl SledStore {
+    pub(crate) fn new(
+        root: &Path,
+        lock: std::fs::File,
+        options: StoreOptions,
+        running: Running,
+        scrub: bool,
+    ) -> io::Result<Self> {
+        let (running, down) = (RwLock::new(Some(running)), RwLock::default());
+        let parts = Arc::new(Parts { running, down });
+        let watch = Watch::start(root.to_owned(), options, Arc::clone(&parts), scrub)?;
+        Ok(Self { parts, watch: Some(watch), _lock: lock })
+    }
+
+    /// Looks now for what the index has lost; blocks. The store does this by itself once after it was opened.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    pub fn scrub(&self) -> Result<ScrubReport, StoreError> {
+        Ok(self.parts.inner()?.scrub(&|| true)?.unwrap_or_default())
+    }
+
+    fn inner(&self) -> Result<Arc<Inner>, StoreError> {
+        self.parts.inner()
     }
 
     /// Runs something that reads files or sled, off the async runtime.
@@ -101,16 +178,14 @@ impl SledStore {
         &self,
         read: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.inner.reading(read).await
+        self.inner()?.reading(read).await
     }
 }
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        // The committer may already have ended after a fault; then there is nobody to tell or to wait for.
-        drop(self.inner.requests.send(Request::Stop));
-        let thread = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(thread.map(std::thread::JoinHandle::join));
+        drop(self.watch.take());
+        drop(self.parts.take_down(StoreStatus::default()));
     }
 }
 
@@ -123,6 +198,20 @@ fn record_failed(error: RecordError) -> StoreError {
 }
 
 impl Inner {
+    pub(crate) fn status(&self) -> StoreStatus {
+        StoreStatus {
+            stopped: self.shared.stopped(),
+            full: self.shared.room() == Room::None,
+            low: match self.shared.room() {
+                Room::Low(why) => Some(why.to_owned()),
+                Room::Enough | Room::None => None,
+            },
+            journal_bytes: self.shared.journal_bytes(),
+            index_lag: self.index.lag(),
+            quarantined: self.shared.quarantined(),
+        }
+    }
+
     pub(crate) fn measure(&self) {
         let sizes = self.folder.segments().map(|segments| {
             segments
@@ -256,10 +345,11 @@ impl Inner {
 #[async_trait]
 impl MessageStore for SledStore {
     async fn stage(&self) -> Result<Box<dyn PayloadWriter>, StoreError> {
-        if let Some(reason) = self.inner.shared.stopped() {
-            return Err(StoreError::Stopped { reason });
+        let inner = self.inner()?;
+        match inner.shared.stopped() {
+            Some(reason) => Err(StoreError::Stopped { reason }),
+            None => Ok(inner.payloads.writer()),
         }
-        Ok(self.inner.payloads.writer())
     }
 
     async fn intake(&self, key: &IntakeKey) -> Result<Option<DuplicateOf>, StoreError> {
@@ -269,7 +359,7 @@ impl MessageStore for SledStore {
 
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
         let inline = matches!(acceptance.payload, Staged::Inline(_));
-        let accepted = Arc::clone(&self.inner).accept(acceptance);
+        let accepted = self.inner()?.accept(acceptance);
         if inline {
             return accepted.await;
         }
@@ -324,7 +414,7 @@ impl MessageStore for SledStore {
         });
         let body = Body::new(FrameKind::Changed, vec![body]);
         let (done, answer) = oneshot::channel();
-        self.inner.ask(Request::Change { body, states, notes: notes.collect(), done }, answer).await?;
+        self.inner()?.ask(Request::Change { body, states, notes: notes.collect(), done }, answer).await?;
         for id in changes.iter().filter(|change| removes_payload(change)).map(|change| change.id) {
             self.reading(move |inner| inner.remove_payload(id)).await?;
         }
@@ -377,7 +467,7 @@ impl MessageStore for SledStore {
         match self.reading(move |inner| inner.record(id, read)?.transpose().map(Option::flatten)).await? {
             None => Ok(None),
             Some((_, Some(bytes))) => Ok(Some(Box::new(InlineReader(Some(bytes))))),
-            Some((part, None)) => self.inner.payloads.reader(id, &part, offset).await.map(Some),
+            Some((part, None)) => self.inner()?.payloads.reader(id, &part, offset).await.map(Some),
         }
     }
 
@@ -464,21 +554,15 @@ impl MessageStore for SledStore {
         let record = encode(&ForgottenRecord::V1 { messages }).map_err(record_failed)?;
         let body = Body::new(FrameKind::Forgotten, vec![record]);
         let (done, answer) = oneshot::channel();
-        self.inner.ask::<_, StoreError>(Request::Forget { body, ids: ids.clone(), done }, answer).await?;
+        self.inner()?.ask::<_, StoreError>(Request::Forget { body, ids: ids.clone(), done }, answer).await?;
         self.reading(move |inner| ids.into_iter().try_for_each(|id| inner.remove_payload(id))).await
     }
 
     async fn reclaim(&self, _: Timestamp) -> Result<(), StoreError> {
-        self.inner.empty_segments().await
+        self.inner()?.empty_segments().await
     }
 
     fn status(&self) -> StoreStatus {
-        StoreStatus {
-            stopped: self.inner.shared.stopped(),
-            full: self.inner.shared.is_full(),
-            journal_bytes: self.inner.shared.journal_bytes(),
-            index_lag: self.inner.index.lag(),
-            quarantined: self.inner.shared.quarantined(),
-        }
+        self.parts.status()
     }
 }

@@ -63,7 +63,7 @@ async fn a_store_of_format_1_is_readable() {
         std::fs::copy(golden.join(file), folder.path().join(file)).unwrap();
     }
     let (store, report) = open(folder.path(), StoreOptions::default()).unwrap();
-    assert_eq!((report.damaged.len(), report.orphans, report.cut), (0, 0, 0));
+    assert_eq!((report.damaged.len(), report.lost.len(), report.cut), (0, 0, 0));
     let samples = Acceptances::default();
     let expected = [
         ("queued", false, vec!["received", "routed"]),

@@ -15,6 +15,7 @@ use amtsbote_core::engine::EngineOptions;
 use amtsbote_dvdv::EntryPath;
 use amtsbote_http::Limits;
 use amtsbote_rest::RestLimits;
+use amtsbote_store_sled::RoomLimits;
 use amtsbote_telemetry::LogOptions;
 use url::Url;
 
@@ -149,8 +150,8 @@ pub struct AccountConfig {
 pub struct Config {
     /// Where messages are kept.
     pub store: PathBuf,
-    /// Free bytes of its disk below which nothing new is accepted.
-    pub min_free: u64,
+    /// How much room the store may take.
+    pub room: RoomLimits,
     /// Portals and departments.
     pub exchange: TlsListener,
     /// Operators.

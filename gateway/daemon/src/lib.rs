@@ -3,6 +3,7 @@
 mod admin;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod operator;
 mod system;
 mod wire;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use amtsbote::config::{Config, ConfigIssue, REFERENCE};
 use amtsbote::demo::{self, DemoOptions};
+use amtsbote::doctor::DoctorArguments;
 use amtsbote::operator::OperatorCommand;
 use amtsbote::{Gateway, StartError, SystemClock};
 use amtsbote_certs::{Folder, KeyKind, Purpose};
@@ -21,6 +22,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: u8 = 64;
 const INTERNAL: u8 = 70;
 const UNAVAILABLE: u8 = 75;
+/// The doctor found something hurt.
+const HURT: u8 = 1;
 
 /// Message routing gateway for German e-government.
 #[derive(Debug, Parser)]
@@ -34,6 +37,7 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one per process")]
 enum Command {
     /// Run the gateway. SIGHUP re-reads accounts, certificates, routing tables and engine.hold; SIGTERM ends it
     Serve {
@@ -70,6 +74,9 @@ enum Command {
         #[arg(long, value_parser = plain_amqp)]
         rabbitmq: Option<url::Url>,
     },
+    /// Examine the store of a gateway that does not run: checksums, references, the index against the journal. Exit code 1 if
+    /// something that was acknowledged is hurt
+    Doctor(DoctorArguments),
     /// Commands of operators, which ask a running gateway
     #[command(flatten)]
     Operator(OperatorCommand),
@@ -130,6 +137,10 @@ fn main() -> ExitCode {
                 Err(error) => fail(INTERNAL, &error.into()),
             }
         }
+        Command::Doctor(arguments) => match arguments.run() {
+            Ok(sound) => ExitCode::from(if sound { 0 } else { HURT }),
+            Err(error) => fail(error.exit_code(), &error.into()),
+        },
         Command::Operator(command) => with_runtime(run_operator(command)),
         Command::Demo { dir, once, rabbitmq } => with_runtime(run_demo(DemoOptions { dir, once, rabbitmq })),
         Command::Certs { command: CertsCommand::Init { dir, names, rsa_seal } } => {

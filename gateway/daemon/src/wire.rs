@@ -22,7 +22,7 @@ use amtsbote_core::submissions::Submissions;
 use amtsbote_core::wake::Wake;
 use amtsbote_dvdv::{DvdvDirectory, DvdvOptions, EntryPath};
 use amtsbote_http::{Client, ClientOptions, Listener, Reach, serve};
-use amtsbote_rest::{AdminServices, Quotas, Services};
+use amtsbote_rest::{AdminServices, InFlight, Quotas, Services};
 use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
 use amtsbote_telemetry::{DirectoryOutcome, Health, Metrics};
@@ -296,19 +296,16 @@ async fn bind(what: &str, address: SocketAddr) -> Result<(TcpListener, SocketAdd
 }
 
 fn open_store(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn MessageStore>, StartError> {
-    let options =
-        StoreOptions { observer: Box::new(CommitMetrics(Arc::clone(metrics))), min_free: config.min_free };
+    let observer = Arc::new(CommitMetrics(Arc::clone(metrics)));
+    let options = StoreOptions { observer, room: config.room };
     let opened = amtsbote_store_sled::open(&config.store, options);
     let (store, report) =
         opened.map_err(|error| StartError::Dependency { what: "store".to_owned(), detail: chain(&error) })?;
     for damage in &report.damaged {
         tracing::error!(damage, "A damaged part of the journal was put into quarantine.");
     }
-    if report.orphans > 0 {
-        tracing::error!(
-            messages = report.orphans,
-            "Changes of messages whose first frame is missing were ignored."
-        );
+    for id in &report.lost {
+        tracing::error!(message.id = %id, "This message is lost: its record in the journal is damaged. `amtsbote doctor` tells more.");
     }
     if let Some(reason) = &report.rebuilt {
         tracing::warn!(reason, "The index was rebuilt from the journal.");
@@ -424,6 +421,7 @@ impl Gateway {
             receipts: Arc::clone(&seal) as _,
             clock: Arc::clone(&clock),
             accounts: Arc::clone(&accounts),
+            in_flight: InFlight::new(config.rest.in_flight),
             quotas: Quotas::new(config.rest.requests, Arc::clone(&clock)),
             limits: config.rest,
         };

@@ -99,13 +99,11 @@ impl Health {
             if !reasons.is_empty() {
                 return Readiness { status: "not-ready", reasons };
             }
-            match &state.directory_down {
-                Some(reason) => Readiness {
-                    status: "degraded",
-                    reasons: vec![format!("the directory cannot be asked: {reason}")],
-                },
-                None => Readiness { status: "ready", reasons },
-            }
+            reasons.extend(store.low.clone());
+            reasons.extend(
+                state.directory_down.as_ref().map(|why| format!("the directory cannot be asked: {why}")),
+            );
+            Readiness { status: if reasons.is_empty() { "ready" } else { "degraded" }, reasons }
         })
     }
 }
@@ -132,6 +130,9 @@ mod tests {
         assert_eq!(health.readiness(&sick, at(1)).reasons, ["the store does not commit: disk"]);
         let full = StoreStatus { full: true, ..StoreStatus::default() };
         assert_eq!(health.readiness(&full, at(1)).reasons, ["the store has no room left"]);
+        let low = StoreStatus { low: Some("little room".to_owned()), ..StoreStatus::default() };
+        let readiness = health.readiness(&low, at(1));
+        assert_eq!((readiness.status, readiness.reasons[0].as_str()), ("degraded", "little room"));
         assert_eq!(health.readiness(&store, at(31)).reasons, ["the scheduler does not move"]);
         health.scheduler_moved(at(100));
         assert_eq!(health.readiness(&store, at(100)).reasons, ["the seal certificate has expired"]);

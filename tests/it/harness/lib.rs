@@ -155,6 +155,7 @@ impl Lab {
 [store]
 path = "{store}"
 min_free_bytes = {min_free}
+low_free_bytes = {min_free}
 [exchange]
 listen = "127.0.0.1:0"
 certificate = "pki/server.pem"
@@ -376,6 +377,11 @@ impl Party {
     /// Sends a request and reads JSON.
     pub async fn send(&self, request: RequestBuilder) -> Answer {
         answer(request.send().await.unwrap()).await
+    }
+
+    /// The same for a task of its own.
+    pub async fn send_owned(self, request: RequestBuilder) -> Answer {
+        self.send(request).await
     }
 
     /// GET.

@@ -340,3 +340,56 @@ async fn development_certificates_are_made_once() {
     assert_eq!(again.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&again.stderr).contains("exists already"), "{again:?}");
 }
+
+fn doctor(lab: &Lab, more: &[&str]) -> (i32, String, String) {
+    let program = amtsbote_it::binary("amtsbote");
+    let arguments = [&["doctor", "--config", "amtsbote.toml"], more].concat();
+    let output = amtsbote_it::run(&lab.path(""), program.to_str().unwrap(), &arguments);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn the_doctor_examines_repairs_and_keeps_away_from_a_running_gateway() {
+    let mut lab = Lab::start(Options::default()).await;
+    let portal = lab.client("portal");
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(portal.submit(&format!("k{n}"), METADATA, format!("<antrag>{n}</antrag>").as_bytes()).await);
+    }
+    let (code, _, stderr) = doctor(&lab, &["--repair"]);
+    assert_eq!(code, 75);
+    assert!(stderr.contains("in use by another process"), "{stderr}");
+    assert_eq!(lab.stop_gateway().await, 0);
+    let (code, stdout, _) = doctor(&lab, &[]);
+    assert_eq!((code, stdout.ends_with("The store is sound.\n")), (0, true), "{stdout}");
+    // Somebody hurts the document of one message and throws the index away.
+    let journal = lab.store().join("journal/00000001.journal");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let place = bytes.windows(15).position(|window| window == b"<antrag>2</antr").unwrap();
+    bytes[place] ^= 1;
+    std::fs::write(&journal, bytes).unwrap();
+    let before = std::fs::read(&journal).unwrap();
+    let (code, stdout, _) = doctor(&lab, &["--json"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &report["sound"]), (1, &serde_json::json!(false)), "{stdout}");
+    let named: Vec<_> = report["examination"]["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|finding| finding["message"].as_str())
+        .collect();
+    assert_eq!(named, [&ids[2]]);
+    assert_eq!(std::fs::read(&journal).unwrap(), before, "looking changes nothing");
+    let (code, stdout, _) = doctor(&lab, &["--repair"]);
+    assert_eq!((code, stdout.contains("HURT message")), (1, true), "{stdout}");
+    lab.start_gateway().await;
+    let (_, leased) = lab.client("department").lease(10).await;
+    let found: Vec<_> = leased.iter().map(|one| one["id"].as_str().unwrap()).collect();
+    let sound: Vec<_> = ids.iter().filter(|id| **id != ids[2]).collect();
+    assert_eq!(found, sound);
+    assert_eq!(lab.stop_gateway().await, 0);
+    let (code, stdout, _) = doctor(&lab, &["--compact"]);
+    assert!(stdout.contains("index built anew"), "{code} {stdout}");
+    assert_eq!(doctor(&lab, &["--store", "store"]).0, 64);
+}

@@ -259,6 +259,8 @@ pub struct StoreStatus {
     pub stopped: Option<String>,
     /// Whether it refuses new messages for want of room.
     pub full: bool,
+    /// Why somebody should give it more room, before it is full.
+    pub low: Option<String>,
     /// Bytes of the journal.
     pub journal_bytes: u64,
     /// Committed changes that the index does not hold yet.

@@ -13,6 +13,7 @@ use amtsbote_core::route::Destination;
 use amtsbote_dvdv::EntryPath;
 use amtsbote_http::Limits;
 use amtsbote_rest::RestLimits;
+use amtsbote_store_sled::RoomLimits;
 use amtsbote_telemetry::{LogFormat, LogOptions};
 use toml::Table;
 use url::Url;
@@ -50,7 +51,7 @@ pub(super) fn read(text: &str, base: &Path) -> (Result<Config, Vec<ConfigIssue>>
 }
 
 fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
-    let (store, min_free) = store(root.section(findings, "store"), findings);
+    let (store, room) = store(root.section(findings, "store"), findings);
     let exchange = listener(root.section(findings, "exchange"), findings, None);
     let operator_section = root.section(findings, "operator");
     let operator = if operator_section.is_empty() {
@@ -85,7 +86,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     root.close(findings);
     Some(Config {
         store: store?,
-        min_free,
+        room,
         exchange: exchange?,
         operator,
         telemetry,
@@ -105,11 +106,20 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     })
 }
 
-fn store(mut section: Section<'_>, findings: &mut Findings) -> (Option<std::path::PathBuf>, u64) {
+fn store(mut section: Section<'_>, findings: &mut Findings) -> (Option<std::path::PathBuf>, RoomLimits) {
+    let usual = RoomLimits::default();
     let path = section.path(findings, "path");
-    let min_free = section.number(findings, "min_free_bytes", 64 << 20, 0..=1 << 50);
+    let min_free = section.number(findings, "min_free_bytes", usual.min_free, 0..=1 << 50);
+    let low_free = section.number(findings, "low_free_bytes", usual.low_free.max(min_free), 0..=1 << 50);
+    let max_journal = section
+        .has("max_journal_bytes")
+        .then(|| section.number(findings, "max_journal_bytes", 1 << 40, 256 << 20..=1 << 50));
+    if low_free < min_free {
+        let problem = "is below min_free_bytes";
+        section.issue(findings, "low_free_bytes", problem, "warn before nothing more is accepted");
+    }
     section.close(findings);
-    (path, min_free)
+    (path, RoomLimits { min_free, low_free, max_journal })
 }
 
 fn key_pair_of(section: &mut Section<'_>, findings: &mut Findings) -> Option<KeyPair> {
@@ -154,6 +164,7 @@ fn limits(mut section: Section<'_>, findings: &mut Findings) -> (Limits, RestLim
     let body = section.number(findings, "body_bytes", rest.body, 1024..=1 << 40);
     let attachments = section.number(findings, "attachments", rest.attachments as u64, 0..=65_000);
     let requests = section.number(findings, "requests_per_second", rest.requests.get().into(), 1..=1_000_000);
+    let in_flight = section.number(findings, "in_flight_bytes", rest.in_flight, 16 << 20..=1 << 40);
     let stall = section.duration(findings, "stall", rest.stall);
     let limits = Limits {
         connections: usize::try_from(connections).unwrap_or(limits.connections),
@@ -167,6 +178,7 @@ fn limits(mut section: Section<'_>, findings: &mut Findings) -> (Limits, RestLim
         body,
         attachments: usize::try_from(attachments).unwrap_or(rest.attachments),
         stall,
+        in_flight,
         requests: NonZeroU32::new(u32::try_from(requests).unwrap_or(u32::MAX)).unwrap_or(rest.requests),
     };
     section.close(findings);
