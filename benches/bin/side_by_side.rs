@@ -2,18 +2,16 @@
 
 #[path = "side_by_side/competitors.rs"]
 mod competitors;
-#[path = "side_by_side/gateway.rs"]
-mod gateway;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use amtsbote_benches::gateway::{self, Gateway};
 use amtsbote_benches::result::Outcome;
 use clap::Parser;
 use serde_json::{Map, Value};
 
 use competitors::{Postfix, Queue, RawLog};
-use gateway::Gateway;
 
 /// The same allocator as the gateway's.
 #[global_allocator]
@@ -83,7 +81,7 @@ async fn compare(arguments: &Arguments) -> anyhow::Result<()> {
     if postfix.is_none() {
         eprintln!("Postfix is skipped: the Debian package `postfix` is not installed, or this is not root");
     }
-    let mut gateway = Gateway::start(folder.path()).await?;
+    let mut gateway = Gateway::start(folder.path(), true, "").await?;
     let mut ratios = Map::new();
     for clients in CLIENTS {
         let (mut raw, mut rabbit, mut mail, mut ours) =

@@ -33,24 +33,18 @@ impl Controls {
         entropy: Arc<dyn Entropy>,
         wake: Arc<Wake>,
     ) -> Result<Arc<Self>, StoreError> {
-        let (mut book, mut after) = (HoldBook::default(), None);
-        loop {
-            let page = store.notes(NoteKind::Hold, after.as_deref(), PAGE).await?;
-            for note in &page {
-                match note.read::<Hold>() {
-                    Some(hold) => drop(book.put(hold)),
-                    None => {
-                        tracing::error!(name = note.name, "A stored hold cannot be read; it does not hold.")
-                    }
-                }
-            }
-            match page.last() {
-                Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
-                _ => break,
-            }
-        }
-        let holds = ArcSwap::from_pointee(book);
+        let holds = ArcSwap::from_pointee(read(store.as_ref()).await?);
         Ok(Arc::new(Self { store, entropy, wake, holds, changing: Mutex::default() }))
+    }
+
+    /// Reads again what the store keeps: another process may have changed it.
+    ///
+    /// # Errors
+    /// When the store is sick; the holds known so far stay in force.
+    pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        self.holds.store(Arc::new(read(self.store.as_ref()).await?));
+        Ok(())
     }
 
     /// All holds.
@@ -109,6 +103,24 @@ impl Controls {
         match self.store.commit_with(Vec::new(), notes).await {
             Ok(()) | Err(CommitError::Stale(_)) => Ok(()),
             Err(CommitError::Store(error)) => Err(error),
+        }
+    }
+}
+
+/// The holds a store keeps.
+async fn read(store: &dyn MessageStore) -> Result<HoldBook, StoreError> {
+    let (mut book, mut after) = (HoldBook::default(), None);
+    loop {
+        let page = store.notes(NoteKind::Hold, after.as_deref(), PAGE).await?;
+        for note in &page {
+            match note.read::<Hold>() {
+                Some(hold) => drop(book.put(hold)),
+                None => tracing::error!(name = note.name, "A stored hold cannot be read; it does not hold."),
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
+            _ => return Ok(book),
         }
     }
 }

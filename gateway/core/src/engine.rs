@@ -134,6 +134,8 @@ struct InFlight {
     cursor: Option<MessageId>,
     /// What has happened to breakers and is not durable yet.
     notes: Vec<Note>,
+    /// When the holds are read again.
+    refresh_at: Option<Timestamp>,
 }
 
 /// What the end of a task means for the engine.
@@ -263,6 +265,11 @@ impl Engine {
     /// Starts as much work as there are free slots. Returns the next timer.
     async fn round(self: &Arc<Self>, flight: &mut InFlight) -> Result<Option<Timestamp>, StoreError> {
         let next = self.fire_timers().await?;
+        let now = self.ports.clock.now();
+        if flight.refresh_at.is_none_or(|at| at <= now) {
+            self.ports.controls.refresh().await?;
+            flight.refresh_at = Some(add(now, HEARTBEAT));
+        }
         let more = self.release_held().await?.then(|| self.ports.clock.now());
         let hold_ends = self.ports.controls.holds().next_end();
         let next = [next, more, hold_ends].into_iter().flatten().min();

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::account::Account;
@@ -63,6 +65,7 @@ pub struct Mailboxes {
     entropy: Arc<dyn Entropy>,
     controls: Arc<Controls>,
     wake: Arc<Wake>,
+    keeper: Keeper,
 }
 
 impl Mailboxes {
@@ -74,7 +77,9 @@ impl Mailboxes {
         controls: Arc<Controls>,
         wake: Arc<Wake>,
     ) -> Self {
-        Self { store, clock, entropy, controls, wake }
+        let (own, time, signals) = (Arc::clone(&store), Arc::clone(&clock), Arc::clone(&wake));
+        let keeper = Keeper { store: own, clock: time, wake: signals };
+        Self { store, clock, entropy, controls, wake, keeper }
     }
 
     /// Leases available messages, waiting for the first if asked to, at most until the process ends. Cancel-safe: a lease the
@@ -290,7 +295,15 @@ impl Mailboxes {
             }
             Some(_) | None => {}
         }
-        self.store.open_part(id, part, offset).await?.ok_or(MailboxError::Unknown)
+        match self.store.open_part(id, part, offset).await {
+            Ok(Some(reader)) => Ok(Box::new(WatchedReader { reader, keeper: self.keeper.clone(), id })),
+            Ok(None) => Err(MailboxError::Unknown),
+            Err(StoreError::Damaged { detail, .. }) => {
+                self.keeper.give_up(id, detail).await?;
+                Err(Refusal::Finished.into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Notes on a message's ProcessCard that it was answered.
@@ -327,22 +340,10 @@ impl Mailboxes {
 
     /// A message for handing out. A damaged one is dead-lettered, so that it does not stand in the way of the others.
     async fn load(&self, id: MessageId) -> Result<Option<StoredMessage>, StoreError> {
-        let detail = match self.store.load(id).await {
-            Err(StoreError::Damaged { detail, .. }) => detail,
-            other => return other,
-        };
-        tracing::error!(message.id = %id, detail, "A message in a mailbox is damaged; it is dead-lettered.");
-        let last = FailureReason { code: "damaged".to_owned(), detail };
-        while let Some(delivery) = self.store.head(id).await?
-            && let Ok(next) = delivery.apply(Input::Damaged(last.clone()), self.clock.now())
-        {
-            match self.store.commit(vec![change(id, &delivery, next)]).await {
-                Ok(()) => break,
-                Err(CommitError::Stale(_)) => {}
-                Err(CommitError::Store(error)) => return Err(error),
-            }
+        match self.store.load(id).await {
+            Err(StoreError::Damaged { detail, .. }) => self.keeper.give_up(id, detail).await.map(|()| None),
+            other => other,
         }
-        Ok(None)
     }
 
     /// Applies an input to the newest version of a message the account may open, again if somebody else was faster.
@@ -370,6 +371,53 @@ impl Mailboxes {
                 Err(CommitError::Store(error)) => return Err(error.into()),
             }
         }
+    }
+}
+
+/// Dead-letters what is damaged.
+#[derive(Clone)]
+struct Keeper {
+    store: Arc<dyn MessageStore>,
+    clock: Arc<dyn Clock>,
+    wake: Arc<Wake>,
+}
+
+impl Keeper {
+    async fn give_up(&self, id: MessageId, detail: String) -> Result<(), StoreError> {
+        tracing::error!(message.id = %id, detail, "A message in a mailbox is damaged; it is dead-lettered.");
+        let last = FailureReason { code: "damaged".to_owned(), detail };
+        while let Some(delivery) = self.store.head(id).await?
+            && let Ok(next) = delivery.apply(Input::Damaged(last.clone()), self.clock.now())
+        {
+            let after = next.delivery.clone();
+            match self.store.commit(vec![change(id, &delivery, next)]).await {
+                Ok(()) => {
+                    self.wake.after(&after);
+                    break;
+                }
+                Err(CommitError::Stale(_)) => {}
+                Err(CommitError::Store(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a part; what turns out to be damaged on the way is dead-lettered, or it would be leased again and again.
+struct WatchedReader {
+    reader: Box<dyn PartReader>,
+    keeper: Keeper,
+    id: MessageId,
+}
+
+#[async_trait]
+impl PartReader for WatchedReader {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let read = self.reader.next().await;
+        if let Err(StoreError::Damaged { detail, .. }) = &read {
+            self.keeper.give_up(self.id, detail.clone()).await?;
+        }
+        read
     }
 }
 

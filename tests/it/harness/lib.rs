@@ -34,12 +34,12 @@ pub fn soon(seconds: u64) -> String {
     jiff::Timestamp::try_from(now() + Duration::from_secs(seconds)).unwrap().to_string()
 }
 
-/// Where one of the workspace's binaries is, beside the test binary.
+/// Where one of the workspace's binaries or libraries is: beside this program, or above it for a test.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join(name);
-    assert!(path.exists(), "{} is missing; run `cargo build --workspace --bins` first", path.display());
-    path
+    let program = std::env::current_exe().unwrap();
+    let found =
+        program.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is missing; run `cargo build --workspace` first"))
 }
 
 /// Lower-case hex of a SHA-256.

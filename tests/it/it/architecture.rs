@@ -34,6 +34,12 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "black box: the daemon only as a process",
     ),
     (
+        "amtsbote-torture",
+        &["amtsbote-it", "amtsbote-testkit", "amtsbote-certs"],
+        "the same laboratory as the black-box tests, for longer",
+    ),
+    ("amtsbote-torture-shim", &[], "stands between the gateway and the C library"),
+    (
         "amtsbote-benches",
         &[
             "amtsbote-core",
@@ -77,7 +83,8 @@ const OWNERS: &[(&str, &[&str])] = &[
 ];
 
 /// Packages that are no part of the product and may use brokers and TLS as clients.
-const OUTSIDE: &[&str] = &["amtsbote-it", "amtsbote-benches", "amtsbote-testkit", "amtsbote-sim"];
+const OUTSIDE: &[&str] =
+    &["amtsbote-it", "amtsbote-benches", "amtsbote-testkit", "amtsbote-sim", "amtsbote-torture"];
 
 /// Licences of third-party crates that fit EUPL-1.2.
 const LICENCES: &[&str] = &[

@@ -27,6 +27,7 @@ struct Content {
     messages: BTreeMap<MessageId, Entry>,
     keys: HashMap<IntakeKey, (MessageId, Sha256Digest)>,
     damaged: BTreeSet<MessageId>,
+    damaged_payloads: BTreeSet<MessageId>,
     notes: BTreeMap<(NoteKind, String), String>,
 }
 
@@ -52,6 +53,11 @@ impl MemoryStore {
     /// All deliveries, for conservation checks.
     pub fn deliveries(&self) -> Vec<(MessageId, Delivery)> {
         self.content().messages.iter().map(|(id, entry)| (*id, entry.delivery.clone())).collect()
+    }
+
+    /// From now on the payload of a message cannot be read.
+    pub fn damage_payload(&self, id: MessageId) {
+        self.content().damaged_payloads.insert(id);
     }
 
     /// From now on the record of a message cannot be read.
@@ -214,6 +220,9 @@ impl MessageStore for MemoryStore {
         offset: u64,
     ) -> Result<Option<Box<dyn PartReader>>, StoreError> {
         let content = self.content();
+        if content.damaged_payloads.contains(&id) {
+            return Err(StoreError::Damaged { id, detail: "scripted".to_owned() });
+        }
         let Some(entry) = content.messages.get(&id) else { return Ok(None) };
         let Some(part) = entry.message.parts.get(usize::from(part)) else { return Ok(None) };
         if entry.delivery.stripped {

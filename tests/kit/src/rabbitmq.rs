@@ -100,6 +100,19 @@ impl Rabbitmq {
         self.server.wait().unwrap();
     }
 
+    /// Sends the broker a signal.
+    pub fn signal(&self, name: &str) {
+        let sent =
+            Command::new("kill").args([&format!("-{name}"), &self.server.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Kills the broker and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        self.server.wait().unwrap();
+    }
+
     /// Starts it again on the same ports and data.
     pub async fn start_again(&mut self) {
         self.server = spawn(self.folder.path(), &self.environment);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use amtsbote_core::Timestamp;
-use amtsbote_core::delivery::{DeadReason, Delivery, FailureReason, State};
+use amtsbote_core::delivery::{DeadReason, Delivery, Event, EventKind, FailureClass, FailureReason, State};
 use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
@@ -37,6 +37,12 @@ pub enum Breakage {
     IgnoresVersions,
     /// A failed attempt is taken for a success.
     TakesFailureForSuccess,
+    /// Ordering keys are not kept.
+    ForgetsLines,
+    /// A destination that is out of order uses up the retries of its messages.
+    ChargesOutages,
+    /// Senders are not told.
+    ForgetsNotices,
 }
 
 /// Memory with faults in front of it. What a fault hides behind an error may have happened or not, as on a real disk.
@@ -118,6 +124,19 @@ impl FaultyStore {
                     {
                         change.expected = current.version;
                         change.delivery.version = current.version + 1;
+                    }
+                }
+                Breakage::ForgetsLines => change.delivery.line = None,
+                Breakage::ForgetsNotices => change.delivery.owes_notice = false,
+                Breakage::ChargesOutages => {
+                    let outage = |event: &Event| {
+                        matches!(
+                            event.kind,
+                            EventKind::AttemptFailed { class: FailureClass::Destination, .. }
+                        )
+                    };
+                    if change.events.iter().any(outage) {
+                        change.delivery.retries.failures += 60;
                     }
                 }
                 Breakage::TakesFailureForSuccess => {

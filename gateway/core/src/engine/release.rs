@@ -14,6 +14,11 @@ impl Engine {
     /// Ends holds that are over and lets a batch of their messages go. Whether there are more.
     pub(super) async fn release_held(&self) -> Result<bool, StoreError> {
         self.ports.controls.end_overdue(self.ports.clock.now()).await?;
+        if self.ports.store.holding(None, 1).await?.is_empty() {
+            return Ok(false);
+        }
+        // What the store keeps counts, not what this process remembers.
+        self.ports.controls.refresh().await?;
         let book = self.ports.controls.holds();
         let mut after = None;
         loop {

@@ -77,6 +77,19 @@ async fn a_damaged_message_stands_in_nobodys_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_whose_payload_is_damaged_is_not_leased_again_and_again() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default()).await;
+    let id = lab.accept("1", ChannelKind::Mailbox).await;
+    lab.run(Duration::from_secs(1)).await;
+    assert_eq!(lab.lease().await, [id]);
+    lab.store.damage_payload(id);
+    assert!(lab.mailboxes.read(&lab.department, id, 0, 0).await.is_err());
+    assert!(matches!(lab.state(id).await, State::Dead { reason: DeadReason::Damaged { .. } }));
+    lab.run(Duration::from_secs(120)).await;
+    assert!(lab.lease().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn retention_removes_payloads_then_records() {
     let day = Duration::from_secs(24 * 3600);
     let retention = Retention { payload: day, record: 3 * day, interval: Duration::from_secs(3600) };

@@ -1,12 +1,10 @@
-//! Amtsbote as a process with a mailbox destination; sealing and delivery are held while accepting.
+//! Amtsbote as a process with a mailbox destination, measured from outside.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
-use amtsbote_benches::load::{self, Target};
-use amtsbote_benches::result::Outcome;
 use amtsbote_certs::{Folder, KeyKind, Purpose};
 use amtsbote_http::{Client, ClientOptions, Reach};
 use amtsbote_tls::Identity;
@@ -17,14 +15,18 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-const AREAS: &str = include_str!("../../../gateway/core/data/areas-sample.csv");
-const SERVICES: &str = include_str!("../../../dvdv-mock/data/services.csv");
-const AUTHORITIES: &str = include_str!("../../../dvdv-mock/data/authorities.csv");
+use crate::load::{self, Target};
+use crate::result::Outcome;
+
+const AREAS: &str = include_str!("../../gateway/core/data/areas-sample.csv");
+const SERVICES: &str = include_str!("../../dvdv-mock/data/services.csv");
+const AUTHORITIES: &str = include_str!("../../dvdv-mock/data/authorities.csv");
 
 /// CPU microseconds per message by stage.
-pub(crate) type Stages = BTreeMap<String, f64>;
+pub type Stages = BTreeMap<String, f64>;
 
-pub(crate) struct Gateway {
+/// A running gateway with its directory.
+pub struct Gateway {
     folder: PathBuf,
     directory: Child,
     process: Child,
@@ -37,13 +39,10 @@ pub(crate) struct Gateway {
 /// A binary that was built with this one.
 fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let path = own.parent().context("no folder")?.join(name);
-    anyhow::ensure!(
-        path.exists(),
-        "{} is missing; build it with `cargo build --release --workspace --bins`",
-        path.display()
-    );
-    Ok(path)
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    found.with_context(|| {
+        format!("{name} is missing; build it with `cargo build --release --workspace --bins`")
+    })
 }
 
 async fn first_line(process: &mut Child) -> anyhow::Result<String> {
@@ -58,17 +57,14 @@ fn now() -> SystemTime {
 }
 
 impl Gateway {
-    pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
-        let pki = Folder::create(&folder.join("pki"), now())?;
-        pki.add("server", &Purpose::Server(vec!["127.0.0.1".to_owned()]), KeyKind::P256)?;
-        pki.add("seal", &Purpose::Seal, KeyKind::P256)?;
-        pki.add("portal", &Purpose::Client, KeyKind::P256)?;
-        pki.add("department", &Purpose::Client, KeyKind::P256)?;
-        pki.add("dvdv-client", &Purpose::Client, KeyKind::Rsa3072)?;
-        for (name, content) in
-            [("areas.csv", AREAS), ("services.csv", SERVICES), ("authorities.csv", AUTHORITIES)]
-        {
-            std::fs::write(folder.join(name), content)?;
+    /// Starts a gateway in a folder; what is there already is used again. `hold` holds sealing and delivery while accepting;
+    /// `extra` is more configuration.
+    ///
+    /// # Errors
+    /// When a binary is missing or does not start.
+    pub async fn start(folder: &Path, hold: bool, extra: &str) -> anyhow::Result<Self> {
+        if !folder.join("pki").exists() {
+            prepare(folder)?;
         }
         let mut directory = Command::new(binary("dvdv-mock")?)
             .args(["--listen", "127.0.0.1:0", "--client"])
@@ -78,18 +74,11 @@ impl Gateway {
             .kill_on_drop(true)
             .spawn()?;
         let url = first_line(&mut directory).await?;
-        write_configuration(folder, &url, true)?;
-        let mut process = Command::new(binary("amtsbote")?)
-            .args(["serve", "--ready-file", "-", "--config"])
-            .arg(folder.join("amtsbote.toml"))
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let ready: Value = serde_json::from_str(&first_line(&mut process).await?)?;
-        let address = ready["exchange"].as_str().context("no address")?.parse()?;
+        write_configuration(folder, &url, hold, extra)?;
+        let (process, ready) = launch(folder).await?;
         let file = |name: &str| folder.join("pki").join(name);
         let target = Target {
-            address,
+            address: ready["exchange"].as_str().context("no address")?.parse()?,
             authority: file("ca.pem"),
             certificate: file("portal.pem"),
             key: file("portal.key"),
@@ -112,7 +101,55 @@ impl Gateway {
         })
     }
 
-    pub(crate) async fn measure(
+    /// Kills the gateway and starts it again; the time until it is ready.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self) -> anyhow::Result<Duration> {
+        self.process.kill().await?;
+        let began = Instant::now();
+        let (process, ready) = launch(&self.folder).await?;
+        let taken = began.elapsed();
+        self.process = process;
+        self.pid = u32::try_from(ready["pid"].as_u64().context("no pid")?)?;
+        self.target.address = ready["exchange"].as_str().context("no address")?.parse()?;
+        Ok(taken)
+    }
+
+    /// Bytes of memory the gateway has now.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn resident(&self) -> anyhow::Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib << 10)
+    }
+
+    /// Waits until the gateway has done what it does after a start, at most some minutes.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub async fn until_calm(&self) -> anyhow::Result<()> {
+        let (mut last, mut calm) = (cpu(self.pid)?.values().sum::<f64>(), 0);
+        for _ in 0..300 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now = cpu(self.pid)?.values().sum::<f64>();
+            calm = if now - last < 50_000.0 { calm + 1 } else { 0 };
+            last = now;
+            if calm == 3 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts as fast as possible for a time; the outcome and where the time went.
+    ///
+    /// # Errors
+    /// When the gateway refuses.
+    pub async fn measure(
         &mut self,
         clients: usize,
         size: usize,
@@ -133,8 +170,11 @@ impl Gateway {
         Ok((outcome, stages))
     }
 
-    /// Releases everything and leases as fast as possible for a time.
-    pub(crate) async fn drain(&mut self, duration: Duration) -> anyhow::Result<(u64, f64)> {
+    /// Releases everything and leases as fast as possible for a time; how many, and per second.
+    ///
+    /// # Errors
+    /// When the gateway refuses.
+    pub async fn drain(&mut self, duration: Duration) -> anyhow::Result<(u64, f64)> {
         let text = std::fs::read_to_string(self.folder.join("amtsbote.toml"))?;
         std::fs::write(self.folder.join("amtsbote.toml"), text.replace("hold = true", "hold = false"))?;
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid)?).context("no pid")?;
@@ -156,7 +196,11 @@ impl Gateway {
         Ok((leased, leased as f64 / started.elapsed().as_secs_f64()))
     }
 
-    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+    /// Ends it and removes its store.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
         self.process.kill().await?;
         self.directory.kill().await?;
         std::fs::remove_dir_all(self.folder.join("store"))?;
@@ -164,14 +208,43 @@ impl Gateway {
     }
 }
 
-fn write_configuration(folder: &Path, directory: &str, hold: bool) -> anyhow::Result<()> {
+/// Certificates and tables.
+fn prepare(folder: &Path) -> anyhow::Result<()> {
+    let pki = Folder::create(&folder.join("pki"), now())?;
+    pki.add("server", &Purpose::Server(vec!["127.0.0.1".to_owned()]), KeyKind::P256)?;
+    pki.add("seal", &Purpose::Seal, KeyKind::P256)?;
+    for client in ["portal", "department", "registry"] {
+        pki.add(client, &Purpose::Client, KeyKind::P256)?;
+    }
+    pki.add("dvdv-client", &Purpose::Client, KeyKind::Rsa3072)?;
+    for (name, content) in
+        [("areas.csv", AREAS), ("services.csv", SERVICES), ("authorities.csv", AUTHORITIES)]
+    {
+        std::fs::write(folder.join(name), content)?;
+    }
+    Ok(())
+}
+
+/// Starts the gateway and waits until it is ready.
+async fn launch(folder: &Path) -> anyhow::Result<(Child, Value)> {
+    let mut process = Command::new(binary("amtsbote")?)
+        .args(["serve", "--ready-file", "-", "--config"])
+        .arg(folder.join("amtsbote.toml"))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let ready = serde_json::from_str(&first_line(&mut process).await?)?;
+    Ok((process, ready))
+}
+
+fn write_configuration(folder: &Path, directory: &str, hold: bool, extra: &str) -> anyhow::Result<()> {
     let text = format!(
         "[store]\npath = \"store\"\n[exchange]\nlisten = \"127.0.0.1:0\"\ncertificate = \"pki/server.pem\"\nkey = \"pki/server.key\"\n\
          client_ca = [\"pki/ca.pem\"]\n[seal]\ncertificate = \"pki/seal.pem\"\nkey = \"pki/seal.key\"\n\
          [directory]\nservers = [\"{directory}\"]\ncertificate = \"pki/dvdv-client.pem\"\nkey = \"pki/dvdv-client.key\"\n\
          fresh = \"1h\"\n\
          [routing]\nareas = \"areas.csv\"\nservices = \"services.csv\"\nauthorities = \"authorities.csv\"\n\
-         [engine]\nhold = {hold}\n[log]\nlevel = \"error\"\n\
+         [engine]\nhold = {hold}\n[log]\nlevel = \"error\"\n{extra}\
          [[accounts]]\nname = \"portal\"\nroles = [\"author\"]\nparties = [\"ags:07315000\"]\ncertificates = [\"pki/portal.pem\"]\n\
          [[accounts]]\nname = \"department\"\nroles = [\"reader\"]\nparties = [\"dept:mainz-01\"]\nserves = [\"wgb:073150000000\"]\n\
          certificates = [\"pki/department.pem\"]\n"
@@ -204,7 +277,7 @@ fn cpu(pid: u32) -> anyhow::Result<BTreeMap<String, f64>> {
 }
 
 /// Prints the mean over the rounds.
-pub(crate) fn print_stages(rounds: &[Stages]) {
+pub fn print_stages(rounds: &[Stages]) {
     let mut total = Stages::new();
     for round in rounds {
         for (name, micros) in round {
