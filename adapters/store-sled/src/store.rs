@@ -41,7 +41,7 @@ use crate::recovery::{OpenReport, Recovered};
 use crate::scrub::ScrubReport;
 use crate::segment::{Folder, Tail};
 use crate::shared::{Room, Shared, StoreOptions};
-use crate::watch::Watch;
+use crate::watch::{Watch, guarded};
 
 /// What readers and the committer share.
 pub(crate) struct Inner {
@@ -104,7 +104,7 @@ impl Running {
         let thread = std::thread::Builder::new().name("store-commit".to_owned()).spawn(move || {
             let ended = std::panic::catch_unwind(AssertUnwindSafe(|| committer.run(&receiver)));
             if ended.is_err() {
-                shared.stop("the committer died".to_owned());
+                shared.distrust_index("the committer died".to_owned());
             }
         })?;
         Ok(Self { inner, committer: Some(thread) })
@@ -185,7 +185,10 @@ impl SledStore {
 impl Drop for SledStore {
     fn drop(&mut self) {
         drop(self.watch.take());
-        drop(self.parts.take_down(StoreStatus::default()));
+        let running = self.parts.take_down(StoreStatus::default());
+        if guarded(|| drop(running)).is_none() {
+            tracing::error!("The index panicked while it was closed; it is built anew at the next start.");
+        }
     }
 }
 

@@ -53,6 +53,11 @@ impl Drop for Watch {
     }
 }
 
+/// Does something in which sled may panic: it does when a sync fails, also while it is closed. `None` if it did.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
+}
+
 struct Watcher {
     root: PathBuf,
     options: StoreOptions,
@@ -90,11 +95,11 @@ impl Watcher {
     }
 
     /// Takes the store down and opens it until that works; whether its index was rebuilt. `None` when the store ends.
-    fn bring_up_again(&self, status: StoreStatus, fresh: bool) -> Option<bool> {
+    fn bring_up_again(&self, status: StoreStatus, mut fresh: bool) -> Option<bool> {
         let began = Instant::now();
         if let Some(running) = self.parts.take_down(status) {
             let readers = Arc::downgrade(&running.inner);
-            drop(running);
+            fresh |= guarded(|| drop(running)).is_none();
             // sled keeps its lock until the last reader has gone.
             while readers.upgrade().is_some() && began.elapsed() < READERS_END {
                 if !self.wait(Duration::from_millis(5)) {
@@ -104,8 +109,8 @@ impl Watcher {
         }
         let mut pause = FIRST_WAIT;
         loop {
-            match crate::bring_up(&self.root, &self.options, fresh) {
-                Ok((running, report)) => {
+            match guarded(|| crate::bring_up(&self.root, &self.options, fresh)) {
+                Some(Ok((running, report))) => {
                     self.parts.put_up(running);
                     let seconds = began.elapsed().as_secs_f64();
                     tracing::warn!(
@@ -116,13 +121,17 @@ impl Watcher {
                     );
                     return Some(report.rebuilt.is_some());
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::error!(
                         error,
                         retry_seconds = pause.as_secs(),
                         "The store cannot be opened again yet."
                     );
+                }
+                None => {
+                    tracing::error!(retry_seconds = pause.as_secs(), "The index panicked; it is built anew.");
+                    fresh = true;
                 }
             }
             if !self.wait(pause) {
@@ -136,8 +145,8 @@ impl Watcher {
         let Ok(inner) = self.parts.inner() else { return };
         let began = Instant::now();
         let go_on = || inner.shared.stopped().is_none() && self.wait(BREATH);
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| inner.scrub(&go_on))) {
-            Ok(Ok(Some(report))) if report.lost.is_empty() => {
+        match guarded(|| inner.scrub(&go_on)) {
+            Some(Ok(Some(report))) if report.lost.is_empty() => {
                 let seconds = began.elapsed().as_secs_f64();
                 tracing::debug!(
                     messages = report.messages,
@@ -145,18 +154,18 @@ impl Watcher {
                     "The index has everything the journal has."
                 );
             }
-            Ok(Ok(Some(report))) => {
+            Some(Ok(Some(report))) => {
                 for lost in &report.lost {
                     tracing::error!(lost, "The index has lost something; it is built anew.");
                 }
                 inner.shared.distrust_index(format!("the index has lost {} entries", report.lost.len()));
             }
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => {
+            Some(Ok(None)) => {}
+            Some(Err(error)) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "The index could not be looked through.");
             }
-            Err(_) => inner.shared.distrust_index("the index panicked".to_owned()),
+            None => inner.shared.distrust_index("the index panicked".to_owned()),
         }
     }
 }

@@ -246,6 +246,21 @@ impl SmallDisk {
     }
 }
 
+impl SmallDisk {
+    /// Makes a file that leaves so many bytes free. It is closed: only then its room comes back when it is removed.
+    fn fill(&self, ballast: &std::path::Path, left: u64) {
+        let file = std::fs::File::create(ballast).unwrap();
+        // The gateway takes room at the same time.
+        loop {
+            let size = self.free().saturating_sub(left);
+            let taken = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size.max(1));
+            if taken.is_ok() {
+                return;
+            }
+        }
+    }
+}
+
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         drop(std::process::Command::new("umount").arg("-l").arg(&self.0).status());
@@ -263,9 +278,7 @@ async fn disk_full(setup: Setup, cycles: u32) -> Outcome {
         // Sometimes only what the store keeps for itself is left, sometimes nothing at all.
         let left = if number % 2 == 0 { 32 << 20 } else { 0 };
         let ballast = disk.0.join("ballast");
-        let file = std::fs::File::create(&ballast).unwrap();
-        let size = disk.free().saturating_sub(left);
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size).unwrap();
+        disk.fill(&ballast, left);
         world.until_ready(false).await;
         world.a_moment(1_500).await;
         let fault = Instant::now();

@@ -21,6 +21,8 @@ use crate::power::{self, Loss};
 const NO_PROGRESS: Duration = Duration::from_secs(90);
 /// Portals at work.
 const PORTALS: usize = 12;
+/// Pause of a portal after each message, so that departments keep up.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Pollers of the mailbox.
 const POLLERS: u64 = 3;
 
@@ -125,7 +127,7 @@ impl World {
 
     /// Portals begin to submit, as many at a time as usual.
     pub(crate) fn submit(&mut self, lanes: &[Lane]) {
-        self.submit_as("portal", PORTALS, lanes, Duration::ZERO);
+        self.submit_as("portal", PORTALS, lanes, PAUSE);
     }
 
     /// Some portals begin to submit, with a pause after each message.
