@@ -14,7 +14,7 @@ const SHARD: u64 = 1_250;
 
 fn nothing_is_lost(shard: u64) {
     let (from, count) = match std::env::var("AMTSBOTE_SIM_SEED") {
-        Ok(seed) => (seed.parse().expect("AMTSBOTE_SIM_SEED is a number"), 1),
+        Ok(seed) => (seed.parse().unwrap(), 1),
         Err(_) => (shard * SHARD, SHARD),
     };
     let (mut faults, mut crashes, mut expired) = (0, 0, 0);

@@ -364,13 +364,18 @@ unsafe extern "C" fn mkdir(path: *const c_char, mode: mode_t) -> c_int {
     made
 }
 
+#[allow(clippy::disallowed_methods, reason = "a disk that is slow blocks, too")]
+fn block(micros: u64) {
+    std::thread::sleep(std::time::Duration::from_micros(micros));
+}
+
 /// Everything noted before the number is durable once the sync has succeeded.
 fn synced(file: c_int, sync: impl FnOnce() -> c_int) -> c_int {
     let Some(path) = watched(file) else { return sync() };
     let before = number();
     let pause = controlled(1);
     if pause > 0 {
-        std::thread::sleep(std::time::Duration::from_micros(pause));
+        block(pause);
     }
     if controlled(2) != 0 {
         // SAFETY: sets this thread's own error number.
