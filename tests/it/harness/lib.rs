@@ -379,11 +379,6 @@ impl Party {
         answer(request.send().await.unwrap()).await
     }
 
-    /// The same for a task of its own.
-    pub async fn send_owned(self, request: RequestBuilder) -> Answer {
-        self.send(request).await
-    }
-
     /// GET.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(self.request(Method::GET, path)).await

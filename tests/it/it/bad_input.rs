@@ -403,52 +403,68 @@ async fn a_withdrawn_message_cannot_be_read_any_more() {
     assert_eq!(card["events"].as_array().unwrap().last().unwrap()["event"], "cancelled");
 }
 
+/// Submits with a body that does not end before it is told to; again as long as it is refused for want of room.
+async fn slow(portal: Party, key: String, end: tokio::sync::watch::Receiver<bool>) -> u16 {
+    loop {
+        let end = end.clone();
+        let body = futures::stream::unfold(0, move |step| {
+            let mut end = end.clone();
+            async move {
+                let piece = match step {
+                    0 => format!(
+                        "--b\r\ncontent-disposition: form-data; name=\"metadata\"\r\ncontent-type: application/json\r\n\r\n\
+                         {METADATA}\r\n--b\r\ncontent-disposition: form-data; name=\"document\"\r\n\r\n"
+                    ),
+                    1 => {
+                        drop(end.wait_for(|end| *end).await);
+                        "x\r\n--b--\r\n".to_owned()
+                    }
+                    _ => return None,
+                };
+                Some((Ok::<_, std::io::Error>(piece.into_bytes()), step + 1))
+            }
+        });
+        let request = portal
+            .request(Method::POST, "/v1/submissions")
+            .header("Idempotency-Key", &key)
+            .header("Content-Type", "multipart/form-data; boundary=b")
+            .body(reqwest::Body::wrap_stream(body));
+        let answer = portal.send(request).await;
+        if answer.status != 503 {
+            return answer.status;
+        }
+    }
+}
+
 #[tokio::test]
 async fn bodies_beyond_the_memory_for_them_are_refused_and_welcome_later() {
     let extra = "[limits]\nin_flight_bytes = 16777216\n".to_owned();
     let lab = Lab::start(Options { extra, ..Options::default() }).await;
     let portal = lab.client("portal");
     // Bodies that have begun and do not end: each reserves three MiB.
-    let mut senders = Vec::new();
-    let mut sending = Vec::new();
-    for n in 0..4 {
-        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(4);
-        let head = format!(
-            "--b\r\ncontent-disposition: form-data; name=\"metadata\"\r\ncontent-type: application/json\r\n\r\n{METADATA}\r\n--b\r\ncontent-disposition: form-data; name=\"document\"\r\n\r\n"
-        );
-        sender.send(Ok(head.into_bytes())).await.unwrap();
-        let stream = futures::stream::unfold(receiver, |mut receiver| async move {
-            Some((receiver.recv().await?, receiver))
-        });
-        let request = portal
-            .request(reqwest::Method::POST, "/v1/submissions")
-            .header("Idempotency-Key", format!("slow-{n}"))
-            .header("Content-Type", "multipart/form-data; boundary=b")
-            .body(reqwest::Body::wrap_stream(stream));
-        sending.push(tokio::spawn(portal.clone().send_owned(request)));
-        senders.push(sender);
-    }
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let senders: Vec<_> =
+        (0..4).map(|n| tokio::spawn(slow(portal.clone(), format!("slow-{n}"), ended.clone()))).collect();
     // As soon as all four are being received, another large one is refused, a small one is not.
     let refused = async {
         let mut every = tokio::time::interval(std::time::Duration::from_millis(20));
-        for n in 0.. {
+        let mut n = 0;
+        loop {
             every.tick().await;
-            let large =
-                portal.send(portal.submission(&format!("large-{n}"), METADATA, &vec![0; 2 << 20])).await;
-            if large.status == 503 {
-                return large;
+            n += 1;
+            let large = portal.submission(&format!("large-{n}"), METADATA, &vec![0; 2 << 20]);
+            let answer = portal.send(large).await;
+            if answer.status == 503 {
+                return answer;
             }
         }
-        unreachable!("the loop has no end");
     };
     let refused = tokio::time::timeout(std::time::Duration::from_secs(60), refused).await.unwrap();
     assert_eq!(refused.problem(), "overloaded");
     portal.submit("small", METADATA, b"<antrag/>").await;
+    end.send(true).unwrap();
     for sender in senders {
-        sender.send(Ok(b"x\r\n--b--\r\n".to_vec())).await.unwrap();
-    }
-    for one in sending {
-        assert_eq!(one.await.unwrap().status, 202);
+        assert_eq!(sender.await.unwrap(), 202);
     }
     portal.submit("later", METADATA, &vec![0; 2 << 20]).await;
 }
