@@ -2,26 +2,25 @@
 //! `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
 use amtsbote_core::key::AccountName;
-use amtsbote_core::port::Clock;
 use amtsbote_http::Problem;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
+use tokio::time::Instant;
 
-/// Core's clock for the limiter.
+/// Time for the limiter: it must not stand still for as long as the wall clock was set back.
 #[derive(Clone)]
-struct Time(Arc<dyn Clock>);
+struct Time(Instant);
 
 impl governor::clock::Clock for Time {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        Nanos::new(u64::try_from(self.0.now().as_nanosecond()).unwrap_or_default())
+        Nanos::new(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
@@ -53,8 +52,8 @@ impl Left {
 
 impl Quotas {
     /// The same quota for every account.
-    pub fn new(per_second: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
-        let limiter = RateLimiter::hashmap_with_clock(Quota::per_second(per_second), Time(clock));
+    pub fn new(per_second: NonZeroU32) -> Self {
+        let limiter = RateLimiter::hashmap_with_clock(Quota::per_second(per_second), Time(Instant::now()));
         Self { limiter: limiter.with_middleware(), per_second }
     }
 
@@ -78,14 +77,11 @@ impl Quotas {
 mod tests {
     use std::time::Duration;
 
-    use amtsbote_testkit::time::{PausedClock, noon};
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn every_account_has_its_own_quota_that_comes_back() {
-        let clock = Arc::new(PausedClock::starting_at(noon()));
-        let quotas = Quotas::new(NonZeroU32::new(2).unwrap(), clock);
+        let quotas = Quotas::new(NonZeroU32::new(2).unwrap());
         let (busy, quiet) = ("busy".parse().unwrap(), "quiet".parse().unwrap());
         let count = |account| {
             let (counted, left) = quotas.count(account);

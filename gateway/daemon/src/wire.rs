@@ -422,7 +422,7 @@ impl Gateway {
             clock: Arc::clone(&clock),
             accounts: Arc::clone(&accounts),
             in_flight: InFlight::new(config.rest.in_flight),
-            quotas: Quotas::new(config.rest.requests, Arc::clone(&clock)),
+            quotas: Quotas::new(config.rest.requests),
             limits: config.rest,
         };
         let insight = Arc::new(Insight {
