@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, Notify};
 
 use crate::audit::{self, AuditEntry};
 use crate::control::Controls;
-use crate::delivery::{DeadReason, Delivery, Input, Order, Refusal, State};
+use crate::delivery::{Delivery, Input, Order, Refusal, State};
 use crate::engine::{OpenBreaker, Policies};
 use crate::hold::{Hold, HoldKey};
 use crate::id::MessageId;
@@ -139,18 +139,6 @@ impl DeadFilter {
             && self.case_id.as_ref().is_none_or(|wanted| delivery.case_id.as_ref() == Some(wanted))
             && self.code.as_ref().is_none_or(|wanted| reason.last().code == *wanted)
             && self.before.is_none_or(|before| delivery.since < before)
-    }
-}
-
-impl DeadReason {
-    /// The failure after which it was given up.
-    pub fn last(&self) -> &crate::delivery::FailureReason {
-        match self {
-            Self::Permanent { last }
-            | Self::AttemptsExhausted { last }
-            | Self::TooOld { last }
-            | Self::Damaged { last } => last,
-        }
     }
 }
 

@@ -123,6 +123,18 @@ pub enum DeadReason {
     },
 }
 
+impl DeadReason {
+    /// The failure after which it was given up.
+    pub fn last(&self) -> &FailureReason {
+        match self {
+            Self::Permanent { last }
+            | Self::AttemptsExhausted { last }
+            | Self::TooOld { last }
+            | Self::Damaged { last } => last,
+        }
+    }
+}
+
 /// Who has a mailbox item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "item", rename_all = "lowercase")]

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::Engine;
 use crate::account::GATEWAY;
-use crate::delivery::{DeadReason, Delivery, Event, EventKind, Input, RejectReason, State};
+use crate::delivery::{Delivery, Event, EventKind, Input, RejectReason, State};
 use crate::id::MessageId;
 use crate::key::{AccountName, IdempotencyKey, PartyId};
 use crate::message::{IdScheme, IntakeKey, Message, Metadata, Part, Priority, Sha256Digest, content_digest};
@@ -113,7 +113,7 @@ fn render(found: &StoredMessage) -> Bytes {
         State::Rejected { reason: RejectReason::Department { code, detail } } => {
             json!({ "code": code, "detail": detail })
         }
-        State::Dead { reason } => json!({ "code": code_of(reason) }),
+        State::Dead { reason } => json!({ "code": reason.last().code }),
         _ => serde_json::Value::Null,
     };
     let notice = json!({
@@ -126,13 +126,4 @@ fn render(found: &StoredMessage) -> Bytes {
         "reason": reason,
     });
     notice.to_string().into()
-}
-
-fn code_of(reason: &DeadReason) -> &str {
-    match reason {
-        DeadReason::Permanent { last }
-        | DeadReason::AttemptsExhausted { last }
-        | DeadReason::TooOld { last }
-        | DeadReason::Damaged { last } => &last.code,
-    }
 }
