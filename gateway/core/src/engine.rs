@@ -405,7 +405,7 @@ impl Engine {
         let mut mail = false;
         for Timer { id, .. } in due {
             let Some(delivery) = self.ports.store.head(id).await? else { continue };
-            if delivery.owes_notice {
+            if delivery.notice_due.is_some() {
                 self.notify(id, &delivery).await?;
                 continue;
             }

@@ -27,7 +27,7 @@ impl Wake {
 
     /// A delivery was changed by somebody outside the engine: its sender may have to be told, and the next in its line may go on.
     pub(crate) fn after(&self, delivery: &Delivery) {
-        if delivery.owes_notice || delivery.line.is_some() {
+        if delivery.notice_due.is_some() || delivery.line.is_some() {
             self.work();
             self.mail();
         }

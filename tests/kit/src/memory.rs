@@ -29,6 +29,7 @@ struct Content {
     damaged: BTreeSet<MessageId>,
     damaged_payloads: BTreeSet<MessageId>,
     notes: BTreeMap<(NoteKind, String), String>,
+    full: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -53,6 +54,11 @@ impl MemoryStore {
     /// All deliveries, for conservation checks.
     pub fn deliveries(&self) -> Vec<(MessageId, Delivery)> {
         self.content().messages.iter().map(|(id, entry)| (*id, entry.delivery.clone())).collect()
+    }
+
+    /// Whether there is room for new messages. What is there already may change all the same.
+    pub fn set_full(&self, full: bool) {
+        self.content().full = full;
     }
 
     /// From now on the payload of a message cannot be read.
@@ -137,6 +143,9 @@ impl MessageStore for MemoryStore {
     async fn accept(&self, acceptance: Acceptance) -> Result<Accepted, StoreError> {
         if let Some(earlier) = self.intake(&acceptance.key).await? {
             return Ok(Accepted::Seen(earlier));
+        }
+        if self.content().full {
+            return Err(StoreError::Full);
         }
         let Staged::Inline(pieces) = acceptance.payload else {
             panic!("this payload was staged by another store");

@@ -127,7 +127,7 @@ impl FaultyStore {
                     }
                 }
                 Breakage::ForgetsLines => change.delivery.line = None,
-                Breakage::ForgetsNotices => change.delivery.owes_notice = false,
+                Breakage::ForgetsNotices => change.delivery.notice_due = None,
                 Breakage::ChargesOutages => {
                     let outage = |event: &Event| {
                         matches!(

@@ -339,7 +339,7 @@ impl World {
                 let waits_for_dead =
                     delivery.line.as_ref().is_some_and(|line| dead.contains(line.key.as_str()));
                 delivery.account.as_str() == GATEWAY
-                    || (ended(&delivery.state, self.pull) || waits_for_dead) && !delivery.owes_notice
+                    || (ended(&delivery.state, self.pull) || waits_for_dead) && delivery.notice_due.is_none()
             };
             if deliveries.iter().all(quiet) {
                 return;

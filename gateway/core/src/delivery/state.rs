@@ -278,9 +278,9 @@ pub struct Delivery {
     /// Its place among those with the same ordering key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<Line>,
-    /// Whether the sender still has to be told how it ended.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub owes_notice: bool,
+    /// When the sender is to be told how it ended; absent when nothing is owed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice_due: Option<Timestamp>,
     /// Its place in a mailbox, for the pull channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<MailboxItem>,
@@ -362,7 +362,7 @@ impl Delivery {
             retries: Retries::default(),
             held: None,
             line: metadata.ordering_key.clone().map(|key| Line { key, dead_head: DeadHead::default() }),
-            owes_notice: false,
+            notice_due: None,
             item: None,
             stripped: false,
         }
@@ -440,8 +440,8 @@ impl Delivery {
     /// When the delivery has to be looked at besides its [`Self::placement`]: its deadline comes near, its time ends, its sender
     /// has to be told. Nothing while somebody works on it; when the work ends the alarm is there again, overdue if need be.
     pub fn alarm(&self) -> Option<Timestamp> {
-        if self.owes_notice {
-            return Some(self.since);
+        if self.notice_due.is_some() {
+            return self.notice_due;
         }
         let leased = self.item.as_ref().is_some_and(|item| matches!(item.state, ItemState::Leased { .. }));
         match self.placement() {

@@ -208,7 +208,12 @@ fn the_end_of_its_time_ends_a_message_wherever_it_waits() {
         let (expired, events) = run(delivery, vec![(Input::Due, 50)]);
         assert_eq!((expired.state.clone(), events), (State::Expired, vec![EventKind::Expired]));
         assert_eq!(expired.alarm(), Some(at(50)), "the sender has to be told");
-        assert_eq!(run(expired, vec![(Input::Notified { notice: None }, 51)]).0.alarm(), None);
+        let (put_off, _) = run(expired, vec![(Input::NoticePutOff { until: at(350) }, 51)]);
+        assert_eq!(put_off.alarm(), Some(at(350)));
+        let (told, _) = run(put_off, vec![(Input::Notified { notice: None }, 351)]);
+        assert_eq!(told.alarm(), None);
+        let again = told.apply(Input::NoticePutOff { until: at(400) }, at(352));
+        assert_eq!(again.unwrap_err(), Refusal::NotNow);
     };
     let open = accepted(metadata.clone(), None);
     ends(open);
@@ -444,7 +449,7 @@ fn a_held_message_still_expires_and_can_be_withdrawn() {
 #[test]
 fn a_dead_letter_goes_again_with_new_retries_and_its_mark() {
     let dead = attempt(queued(), FailureClass::Permanent, 10, None);
-    assert!(dead.owes_notice);
+    assert_eq!(dead.notice_due, Some(at(10)));
     let (again, _) = run(dead.clone(), vec![(Input::Redrive(order()), 20)]);
     assert_eq!((again.state.clone(), again.retries, again.attempts), (State::Queued, Retries::default(), 1));
     assert_eq!(again.apply(Input::Redrive(order()), at(21)).unwrap_err(), Refusal::NotDead);
@@ -465,5 +470,5 @@ fn a_dead_letter_goes_again_with_new_retries_and_its_mark() {
 fn the_gateway_is_not_told_of_its_own_notices() {
     let mut notice = queued();
     notice.account = crate::account::GATEWAY.parse().unwrap();
-    assert!(!attempt(notice, FailureClass::Permanent, 10, None).owes_notice);
+    assert_eq!(attempt(notice, FailureClass::Permanent, 10, None).notice_due, None);
 }

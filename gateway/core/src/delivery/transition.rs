@@ -146,6 +146,11 @@ pub enum Input {
         /// The notice; `None` if the sender has no mailbox here.
         notice: Option<MessageId>,
     },
+    /// The notice cannot be stored now.
+    NoticePutOff {
+        /// When it is tried again.
+        until: Timestamp,
+    },
     /// An operator sends a dead message on its way again.
     Redrive(Order),
     /// An operator sends a message another way.
@@ -262,12 +267,13 @@ impl Delivery {
                 next.note(EventKind::HoldEnded { hold });
             }
             Input::Notified { notice } => {
-                if !std::mem::take(&mut next.delivery.owes_notice) {
-                    return Err(Refusal::NotNow);
-                }
+                next.delivery.notice_due.take().ok_or(Refusal::NotNow)?;
                 if let Some(notice) = notice {
                     next.note(EventKind::SenderNotified { notice });
                 }
+            }
+            Input::NoticePutOff { until } => {
+                *next.delivery.notice_due.as_mut().ok_or(Refusal::NotNow)? = until;
             }
             Input::Redrive(order) => next.redrive(order)?,
             Input::Reroute { order, route } => next.reroute(order, route)?,
@@ -301,7 +307,8 @@ impl Step {
             item.state = ItemState::Gone;
         }
         self.enter(state);
-        self.delivery.owes_notice = self.delivery.account.as_str() != crate::account::GATEWAY;
+        let is_notice = self.delivery.account.as_str() == crate::account::GATEWAY;
+        self.delivery.notice_due = (!is_notice).then_some(self.now);
     }
 
     fn is_accepted(&self) -> Result<(), Refusal> {
@@ -644,7 +651,7 @@ impl Step {
     /// The retries begin anew; the number of the attempt goes on, so that a second hand-over is marked.
     fn go_again(&mut self) {
         (self.delivery.retries, self.delivery.item) = (Retries::default(), None);
-        self.delivery.owes_notice = false;
+        self.delivery.notice_due = None;
         match (self.delivery.destination.clone(), self.delivery.sealed) {
             (Some(destination), true) => self.queue(destination),
             _ => self.enter(State::Accepted { retry_at: None }),

@@ -1,5 +1,7 @@
 //! Tells senders how their messages ended: a small message of the gateway in the sender's own mailbox.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde_json::json;
 
@@ -8,26 +10,35 @@ use crate::account::GATEWAY;
 use crate::delivery::{Delivery, Event, EventKind, Input, RejectReason, State};
 use crate::id::MessageId;
 use crate::key::{AccountName, IdempotencyKey, PartyId};
+use crate::mailbox::add;
 use crate::message::{IdScheme, IntakeKey, Message, Metadata, Part, Priority, Sha256Digest, content_digest};
 use crate::port::{Acceptance, Accepted, Staged, StoreError, StoredMessage};
 use crate::route::LookupRequest;
 
 /// Media type of a notice.
 pub const NOTICE_TYPE: &str = "application/vnd.amtsbote.notice+json";
+/// Without room for a notice it is tried again after so long.
+const PUT_OFF: Duration = Duration::from_secs(300);
 /// Party in whose name notices are sent.
 const SENDER: &str = "amtsbote:gateway";
 
 impl Engine {
-    /// Tells the sender how a message ended, once: a notice has an intake key of its own.
+    /// Tells the sender how a message ended, once: a notice has an intake key of its own. While the store takes nothing new the
+    /// notice stays owed, so that other timers do not wait behind it.
     pub(super) async fn notify(&self, id: MessageId, delivery: &Delivery) -> Result<(), StoreError> {
-        let notice = match self.ports.store.load(id).await {
-            Ok(Some(found)) => self.tell(&found).await?,
+        let told = match self.ports.store.load(id).await {
+            Ok(Some(found)) => self.tell(&found).await,
             Ok(None) => return Ok(()),
+            Err(error) => Err(error),
+        };
+        let input = match told {
+            Ok(notice) => Input::Notified { notice },
             // What cannot be read cannot be told; the operator knows of it as a dead letter.
-            Err(StoreError::Damaged { .. }) => None,
+            Err(StoreError::Damaged { .. }) => Input::Notified { notice: None },
+            Err(StoreError::Full) => Input::NoticePutOff { until: add(self.ports.clock.now(), PUT_OFF) },
             Err(error) => return Err(error),
         };
-        self.step(id, delivery, Input::Notified { notice }).await.map(|_| ())
+        self.step(id, delivery, input).await.map(|_| ())
     }
 
     /// Puts a notice into the sender's mailbox; `None` if nobody here opens it.

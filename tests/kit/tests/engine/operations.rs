@@ -403,3 +403,27 @@ async fn senders_find_a_notice_in_their_mailbox() {
         .filter(|event| matches!(event.kind, amtsbote_core::delivery::EventKind::SenderNotified { .. }));
     assert_eq!(told.count(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_room_for_a_notice_it_stays_owed_and_others_go_on() {
+    let first = Mutex::new(None);
+    let channel = FakeChannel::scripted(move |id, attempt| {
+        match (*first.lock().unwrap().get_or_insert(id) == id, attempt) {
+            (true, _) => Act::Fail(FailureClass::Permanent),
+            (false, 1) => Act::Fail(FailureClass::Transient),
+            (false, _) => Act::Take,
+        }
+    });
+    let lab = Lab::new(channel, sealer(), EngineOptions::default()).await;
+    let refused = lab.queue(OFFICE, Priority::High, 1).await[0];
+    let waiting = lab.queue(OFFICE, Priority::Normal, 1).await[0];
+    lab.store.set_full(true);
+    lab.run(Duration::from_secs(120)).await;
+    assert_eq!(lab.state(refused).await.as_str(), "dead");
+    assert_eq!(lab.state(waiting).await, State::Delivered, "its second attempt was due after the notice");
+    assert!(lab.store.head(refused).await.unwrap().unwrap().notice_due.is_some());
+    lab.store.set_full(false);
+    lab.run(Duration::from_secs(300)).await;
+    assert_eq!(lab.store.head(refused).await.unwrap().unwrap().notice_due, None);
+    assert_eq!(lab.mailboxes.list(&lab.account("portal"), 9).await.unwrap().len(), 1);
+}
