@@ -201,7 +201,8 @@ pub(crate) fn process_card(stored: &StoredMessage) -> ProcessCardView {
     ProcessCardView { id, events: stored.events.iter().map(event).collect() }
 }
 
-/// An event as a sender sees it: neither addresses of the gateway's configuration nor what other systems wrote into their errors.
+/// An event as a sender sees it: neither addresses of the gateway's configuration, nor what other systems wrote into their errors,
+/// nor who operates the gateway and what operators write for each other.
 fn event(event: &Event) -> Value {
     let mut shown = serde_json::to_value(event).unwrap_or_default();
     match &event.kind {
@@ -212,7 +213,33 @@ fn event(event: &Event) -> Value {
             forget(&mut shown["reason"], "detail")
         }
         EventKind::Dead { reason } => shown["reason"] = dead_reason(reason),
-        _ => {}
+        EventKind::Held { .. } => forget(&mut shown, "reason"),
+        EventKind::Redriven { .. }
+        | EventKind::Rerouted { .. }
+        | EventKind::Cancelled { reason: Some(_), .. } => {
+            forget(&mut shown, "reason");
+            forget(&mut shown, "account");
+        }
+        EventKind::Received { .. }
+        | EventKind::Sealed(_)
+        | EventKind::SealFailed { .. }
+        | EventKind::AttemptStarted { .. }
+        | EventKind::AttemptLost { .. }
+        | EventKind::Delivered { .. }
+        | EventKind::Leased { .. }
+        | EventKind::Fetched { .. }
+        | EventKind::LeaseExpired
+        | EventKind::Released { .. }
+        | EventKind::Acknowledged { .. }
+        | EventKind::Rejected { .. }
+        | EventKind::Cancelled { reason: None, .. }
+        | EventKind::DeadlineNear { .. }
+        | EventKind::DeadlineMissed { .. }
+        | EventKind::Expired
+        | EventKind::Replied { .. }
+        | EventKind::PayloadRemoved
+        | EventKind::HoldEnded { .. }
+        | EventKind::SenderNotified { .. } => {}
     }
     shown
 }
