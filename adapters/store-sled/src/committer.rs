@@ -31,7 +31,7 @@ const SETTLE_AT: usize = 16_384;
 /// The index is settled at least so often.
 const SETTLE_EVERY: Duration = Duration::from_millis(500);
 /// Changes in memory at which the committer waits for the index (promise P8).
-const LAG_MAX: u64 = 400_000;
+const LAG_MAX: u64 = 65_536;
 /// A checkpoint is taken so often while there is something to take.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 

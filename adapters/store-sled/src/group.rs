@@ -178,14 +178,32 @@ impl Group {
         self.place(index, message.id, &Rows::default(), &message.rows)?;
         let Rows { queue, lease, alarm, line, .. } = message.rows.clone();
         let frames = vec![FrameRef { at, weight }];
-        let (version, delivery) = (message.version, message.delivery.clone());
-        self.put_head(message.id, Head { version, intake, queue, lease, alarm, line, frames, delivery });
+        let (version, delivery, stale) = (message.version, message.delivery.clone(), Vec::new());
+        self.put_head(
+            message.id,
+            Head { version, intake, queue, lease, alarm, line, frames, stale, delivery },
+        );
         Ok(())
     }
 
-    /// Takes back the rows of an older state that is replaced as a whole.
-    pub(crate) fn replace(&mut self, index: &Index, id: MessageId, old: &Head) -> Result<(), IndexError> {
-        self.place(index, id, &old.rows(), &Rows::default())
+    /// A newer state of a message that is already known, written again as a whole; what lay in between is gone.
+    pub(crate) fn replace(
+        &mut self,
+        index: &Index,
+        old: &Head,
+        message: &NewMessage,
+        at: Position,
+        length: u64,
+    ) -> Result<(), IndexError> {
+        for frame in &old.frames {
+            self.live.push((frame.at.segment, -i64::from(frame.weight)));
+        }
+        self.place(index, message.id, &old.rows(), &Rows::default())?;
+        self.accept(index, message, at, length)?;
+        if let Some(Some(head)) = self.heads.get(&message.id) {
+            self.put_head(message.id, Head { stale: old.segments().into_iter().collect(), ..head.clone() });
+        }
+        Ok(())
     }
 
     pub(crate) fn change(
@@ -257,7 +275,10 @@ impl Group {
         Ok(())
     }
 
+    /// The message was written again as a whole. What is left of it elsewhere must not come back when it is forgotten, so it is
+    /// remembered where that lies.
     pub(crate) fn relocate(&mut self, id: MessageId, mut head: Head, at: Position, length: u64) {
+        head.stale = head.segments().into_iter().collect();
         for frame in &head.frames {
             self.live.push((frame.at.segment, -i64::from(frame.weight)));
         }

@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -18,9 +20,11 @@ use amtsbote_core::id::MessageId;
 use crate::frame::Position;
 use crate::keys::POSITION;
 use crate::known::{IntakeHash, Known};
+use crate::watch::guarded;
 
-/// Bytes sled may use for its page cache; its default takes a large share of the machine.
-const CACHE: u64 = 64 << 20;
+/// What sled may keep of its pages, as they would be on disk; in memory they take three to four times as much. Besides them it
+/// keeps about 100 bytes for each message.
+const CACHE: u64 = 16 << 20;
 /// Messages whose keys go to sled in one batch; sled blocks its readers that long.
 const BATCH: usize = 64;
 
@@ -80,6 +84,8 @@ pub(crate) struct Index {
     layers: RwLock<Layers>,
     sled: sled::Db,
     folder: PathBuf,
+    /// Whether sled could not be read.
+    failed: AtomicBool,
 }
 
 impl Index {
@@ -97,7 +103,8 @@ impl Index {
             known.insert(week, &hash);
         }
         let layers = Layers { known, ..Layers::default() };
-        Ok(Self { layers: RwLock::new(layers), sled, folder: folder.to_owned() })
+        let (layers, failed) = (RwLock::new(layers), AtomicBool::new(false));
+        Ok(Self { layers, sled, folder: folder.to_owned(), failed })
     }
 
     /// Up to where the index on disk is complete.
@@ -122,7 +129,21 @@ impl Index {
                 return Ok(value.clone());
             }
         }
-        Ok(self.sled.get(key)?.map(|value| value.to_vec()))
+        self.watched(|| Ok(self.sled.get(key)?.map(|value| value.to_vec())))
+    }
+
+    /// Reads sled, in which damage shows as an error or as a panic, and remembers if that fails.
+    pub(crate) fn watched<T>(&self, read: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+        let result = guarded(read).unwrap_or(Err(IndexError::Panicked));
+        if result.is_err() {
+            self.failed.store(true, Relaxed);
+        }
+        result
+    }
+
+    /// Whether sled could not be read since it was opened.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Relaxed)
     }
 
     /// Whether an intake key may have been used. Memory only.
@@ -149,7 +170,7 @@ impl Index {
         let layers = self.read();
         let bounds = || (Bound::Included(from), Bound::Excluded(until));
         let (young, old) = (layers.young.range::<[u8], _>(bounds()), layers.old.range::<[u8], _>(bounds()));
-        merge(young, old, self.sled.range(from..until), Ordering::Less, limit)
+        self.watched(|| merge(young, old, self.sled.range(from..until), Ordering::Less, limit))
     }
 
     /// The same from the end; for listings that begin with the newest.
@@ -160,7 +181,8 @@ impl Index {
         let layers = self.read();
         let bounds = || (Bound::Included(from), Bound::Excluded(until));
         let (young, old) = (layers.young.range::<[u8], _>(bounds()), layers.old.range::<[u8], _>(bounds()));
-        merge(young.rev(), old.rev(), self.sled.range(from..until).rev(), Ordering::Greater, limit)
+        let sled = || self.sled.range(from..until).rev();
+        self.watched(|| merge(young.rev(), old.rev(), sled(), Ordering::Greater, limit))
     }
 
     /// Takes committed changes; visible to every later read. `position` lies behind the last of them.

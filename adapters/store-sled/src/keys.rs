@@ -17,6 +17,8 @@
 //! | `c` kind, name | [`NoteRow`] |
 //! | `!position-3` | position up to which the index is complete |
 
+use std::collections::BTreeSet;
+
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, ItemState, Placement};
 use amtsbote_core::hold::HoldKey;
@@ -30,7 +32,7 @@ use crate::frame::Position;
 use crate::known::IntakeHash;
 
 /// Its name changes with the format of the index: an index without it is rebuilt.
-pub(crate) const POSITION: &[u8] = b"!position-3";
+pub(crate) const POSITION: &[u8] = b"!position-4";
 
 /// Where a piece of a message lies: the whole frame with its record first, then the entry of each change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub(crate) struct Head {
     pub(crate) alarm: Vec<u8>,
     pub(crate) line: Vec<u8>,
     pub(crate) frames: Vec<FrameRef>,
+    /// Segments that have older frames of it, which were written again elsewhere.
+    pub(crate) stale: Vec<u32>,
     /// Delivery as JSON.
     pub(crate) delivery: Vec<u8>,
 }
@@ -106,6 +110,10 @@ impl Head {
             bytes.extend_from_slice(&frame.at.offset.to_be_bytes());
             bytes.extend_from_slice(&frame.weight.to_be_bytes());
         }
+        bytes.extend_from_slice(&u32::try_from(self.stale.len()).unwrap_or(u32::MAX).to_be_bytes());
+        for segment in &self.stale {
+            bytes.extend_from_slice(&segment.to_be_bytes());
+        }
         bytes.extend_from_slice(&self.delivery);
         bytes
     }
@@ -124,7 +132,17 @@ impl Head {
             let at = Position { segment: rest.u32()?, offset: rest.u64()? };
             frames.push(FrameRef { at, weight: rest.u32()? });
         }
-        Ok(Self { version, intake, queue, lease, alarm, line, frames, delivery: rest.0.to_vec() })
+        let count = rest.u32()?;
+        let mut stale = Vec::with_capacity(count.min(1024) as usize);
+        for _ in 0..count {
+            stale.push(rest.u32()?);
+        }
+        Ok(Self { version, intake, queue, lease, alarm, line, frames, stale, delivery: rest.0.to_vec() })
+    }
+
+    /// All segments that have frames of the message, needed or not.
+    pub(crate) fn segments(&self) -> BTreeSet<u32> {
+        self.stale.iter().copied().chain(self.frames.iter().map(|frame| frame.at.segment)).collect()
     }
 
     /// The rows the message has besides its head.
@@ -430,6 +448,7 @@ mod tests {
             alarm: b"a123".to_vec(),
             line: b"kxyz".to_vec(),
             frames: vec![FrameRef { at: Position { segment: 1, offset: 99 }, weight: 7 }],
+            stale: vec![4, 9],
             delivery: b"{}".to_vec(),
         };
         let bytes = head.encode();

@@ -72,6 +72,14 @@ pub enum OpenError {
         /// What its format file says.
         found: String,
     },
+    /// The file that says how to read the journal is missing or damaged; without it nothing could be told from damage.
+    #[error("the file `format` of the store in {folder} {problem}; put it back from a backup")]
+    FormatHurt {
+        /// Where.
+        folder: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The folder cannot be used.
     #[error("the store in {folder} cannot be opened")]
     Io {
@@ -165,15 +173,25 @@ fn take_lock(root: &Path) -> Result<File, OpenError> {
 fn read_salt(root: &Path) -> Result<(Salt, bool), OpenError> {
     let failed = |source| OpenError::Io { folder: root.to_owned(), source };
     let found = std::fs::read_to_string(root.join("format")).map_err(failed)?;
-    let salt = |format: &str| {
-        let salt = found.strip_prefix(format)?.trim().strip_prefix("salt ")?;
-        u32::from_str_radix(salt, 16).ok().map(Salt)
-    };
-    let older = || OLDER.into_iter().find_map(salt).map(|salt| (salt, true));
-    salt(FORMAT)
-        .map(|salt| (salt, false))
-        .or_else(older)
+    let salt = |format: &str| found.strip_prefix(format)?.trim().strip_prefix("salt ");
+    let hex = |text: &str| u32::from_str_radix(text, 16).ok();
+    let hurt = |problem| OpenError::FormatHurt { folder: root.to_owned(), problem };
+    if let Some(rest) = salt(FORMAT) {
+        let salt = rest.split(' ').next().and_then(hex).map(Salt);
+        let salt = salt.filter(|salt| found.trim() == format_line(*salt));
+        return salt.map(|salt| (salt, false)).ok_or_else(|| hurt("is damaged"));
+    }
+    let older = OLDER.into_iter().find_map(|format| hex(salt(format)?));
+    older
+        .map(|salt| (Salt(salt), true))
         .ok_or_else(|| OpenError::Format { folder: root.to_owned(), found: found.trim().to_owned() })
+}
+
+/// What stands in the file `format`; nothing else protects the salt.
+fn format_line(salt: Salt) -> String {
+    let line = format!("{FORMAT} salt {:08x}", salt.0);
+    let check = crc32c::crc32c(line.as_bytes());
+    format!("{line} check {check:08x}")
 }
 
 /// Reads the salt of the store; writes the newest format for a new store, and for one of an older format.
@@ -183,6 +201,9 @@ fn read_format(root: &Path) -> Result<Salt, OpenError> {
         Ok((salt, false)) => Ok(salt),
         Ok((salt, true)) => write_format(root, salt).map_err(failed),
         Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            if std::fs::read_dir(root.join("journal")).map_err(failed)?.next().is_some() {
+                return Err(OpenError::FormatHurt { folder: root.to_owned(), problem: "is missing" });
+            }
             write_format(root, Salt(rand::random())).map_err(failed)
         }
         Err(error) => Err(error),
@@ -192,7 +213,7 @@ fn read_format(root: &Path) -> Result<Salt, OpenError> {
 /// Writes the newest format; before anything of it is.
 fn write_format(root: &Path, salt: Salt) -> io::Result<Salt> {
     let new = root.join("format.new");
-    std::fs::write(&new, format!("{FORMAT} salt {:08x}\n", salt.0))?;
+    std::fs::write(&new, format_line(salt) + "\n")?;
     File::open(&new)?.sync_all()?;
     std::fs::rename(&new, root.join("format"))?;
     sync_folder(root)?;

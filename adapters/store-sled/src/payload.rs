@@ -31,9 +31,12 @@ const READ: usize = 256 << 10;
 pub(crate) struct Payloads {
     staging: PathBuf,
     stored: PathBuf,
-    next: AtomicU64,
     shared: Arc<Shared>,
 }
+
+/// Number of the next file that is uploaded. It goes on when a store is opened again: an upload from before must not find the
+/// file of another under its name.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// Maps a failed write to the store's words.
 pub(crate) fn write_error(doing: &'static str, source: io::Error) -> StoreError {
@@ -54,7 +57,7 @@ impl Payloads {
         }
         std::fs::create_dir_all(&staging)?;
         std::fs::create_dir_all(&stored)?;
-        Ok(Self { staging, stored, next: AtomicU64::new(0), shared })
+        Ok(Self { staging, stored, shared })
     }
 
     pub(crate) fn writer(self: &Arc<Self>) -> Box<dyn PayloadWriter> {
@@ -193,7 +196,7 @@ impl Writer {
             let mut file = match spilled {
                 Some(file) => file,
                 None => {
-                    let number = payloads.next.fetch_add(1, Ordering::Relaxed);
+                    let number = NEXT.fetch_add(1, Ordering::Relaxed);
                     let path = payloads.staging.join(format!("{number}.upload"));
                     let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
                     SpilledFile { file, path, length: 0, unsynced: 0 }

@@ -231,9 +231,6 @@ impl<'a> Replay<'a> {
                 }
             }
             older => {
-                if let Some(head) = older {
-                    group.replace(self.index, id, &head)?;
-                }
                 let message = NewMessage {
                     id,
                     content: record.message.content,
@@ -247,7 +244,10 @@ impl<'a> Replay<'a> {
                     },
                 };
                 self.orphans.remove(&id);
-                group.accept(self.index, &message, at, header.length)?;
+                match older {
+                    Some(head) => group.replace(self.index, &head, &message, at, header.length)?,
+                    None => group.accept(self.index, &message, at, header.length)?,
+                }
             }
         }
         Ok(Ok(()))

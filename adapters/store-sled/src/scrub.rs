@@ -48,8 +48,15 @@ impl Inner {
     /// Looks at everything; `None` if it was ended early.
     pub(crate) fn scrub(&self, go_on: GoOn<'_>) -> Result<Option<ScrubReport>, StoreError> {
         let mut report = ScrubReport::default();
-        Ok((self.scrub_journal(&mut report, go_on)? && self.scrub_heads(&mut report, go_on)?)
-            .then_some(report))
+        let looked = self
+            .scrub_journal(&mut report, go_on)
+            .and_then(|all| Ok(all && self.scrub_heads(&mut report, go_on)?));
+        self.judge_index();
+        let all = looked?;
+        if all && report.lost.is_empty() {
+            self.judge_payload_files();
+        }
+        Ok(all.then_some(report))
     }
 
     fn scrub_journal(&self, report: &mut ScrubReport, go_on: GoOn<'_>) -> Result<bool, StoreError> {
@@ -188,7 +195,8 @@ impl Inner {
             let first = self.index.scan(prefix, &behind(prefix), 1).map_err(index_failed)?;
             Ok(!head.line.is_empty() && first.first().is_some_and(|(key, _)| *key != head.line))
         };
-        let is_there = has(&head.queue)? || (head.rows().is_gated() && waits_in_line()?);
+        // The one in front may have gone between the two looks.
+        let is_there = has(&head.queue)? || (head.rows().is_gated() && waits_in_line()?) || has(&head.queue)?;
         Ok((!is_there).then_some("its queue"))
     }
 }

@@ -115,9 +115,8 @@ impl Inner {
     pub(crate) fn forgotten(&self, ids: &[MessageId]) -> Result<Vec<Forgotten>, StoreError> {
         let mut found = Vec::with_capacity(ids.len());
         for id in ids {
-            let frames = self.head(*id)?.map_or_else(Vec::new, |head| head.frames);
-            found
-                .push(Forgotten { id: *id, segments: frames.iter().map(|frame| frame.at.segment).collect() });
+            let segments = self.head(*id)?.map(|head| head.segments()).unwrap_or_default();
+            found.push(Forgotten { id: *id, segments });
         }
         Ok(found)
     }

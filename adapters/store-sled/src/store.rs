@@ -5,7 +5,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, EventKind};
@@ -50,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) quarantine: Quarantine,
     payloads: Arc<Payloads>,
+    /// Those that were there when the store was opened, until they are judged.
+    payload_files: Mutex<Vec<MessageId>>,
     requests: Sender<Request>,
 }
 
@@ -89,6 +91,7 @@ impl Running {
         let shared = Arc::new(Shared::new(options.clone(), root, live, damaged));
         let index = Arc::new(index);
         let payloads = Arc::new(Payloads::open(root, Arc::clone(&shared))?);
+        let payload_files = Mutex::new(payloads.stored()?);
         let (requests, receiver) = channel();
         let inner = Arc::new(Inner {
             folder,
@@ -96,9 +99,12 @@ impl Running {
             shared: Arc::clone(&shared),
             quarantine: Quarantine::of(root),
             payloads,
+            payload_files,
             requests,
         });
-        inner.judge_payload_files()?;
+        if report.rebuilt.is_some() {
+            inner.judge_payload_files();
+        }
         inner.measure();
         let committer = Committer::new(tail, index, Arc::clone(&shared));
         let thread = std::thread::Builder::new().name("store-commit".to_owned()).spawn(move || {
@@ -228,23 +234,33 @@ impl Inner {
         }
     }
 
-    /// Files of stripped messages go; files without a message were most likely never acknowledged, but only the index says
-    /// so, so they are put aside.
-    fn judge_payload_files(&self) -> io::Result<()> {
-        let failed = |error: StoreError| io::Error::other(error);
-        for id in self.payloads.stored()? {
-            match self.head(id).map_err(failed)? {
-                Some(head) if head.parse_delivery().map_err(io::Error::other)?.stripped => {
-                    self.payloads.remove(id)?
-                }
-                Some(_) => {}
-                None => {
-                    self.quarantine.take(&self.payloads.path(id))?;
-                    tracing::warn!(%id, "A payload file without a message was put into the quarantine.");
-                }
+    /// Judges the payload files that were there when the store was opened, once. Only an index that has everything the journal has
+    /// may say that a file belongs to nobody.
+    pub(crate) fn judge_payload_files(&self) {
+        let files = std::mem::take(&mut *self.payload_files.lock().unwrap_or_else(PoisonError::into_inner));
+        for id in files {
+            if let Err(error) = self.judge_payload_file(id) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(%id, error, "A payload file stays although it may not be needed.");
             }
         }
-        Ok(())
+    }
+
+    /// The file of a stripped message goes. One without a message was most likely never acknowledged, but only the index says so,
+    /// so it is put aside.
+    fn judge_payload_file(&self, id: MessageId) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Io { doing: "looking at a payload file", source };
+        match self.head(id)? {
+            Some(head) if head.parse_delivery().map_err(garbled)?.stripped => {
+                self.payloads.remove(id).map_err(failed)
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.quarantine.take(&self.payloads.path(id)).map_err(failed)?;
+                tracing::warn!(%id, "A payload file without a message was put into the quarantine.");
+                Ok(())
+            }
+        }
     }
 
     pub(crate) async fn reading<T: Send + 'static>(
@@ -253,8 +269,16 @@ impl Inner {
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(self);
         let joined = spawn_blocking(move || read(&inner)).await;
+        self.judge_index();
         joined
             .map_err(|error| StoreError::Io { doing: "reading the store", source: io::Error::other(error) })?
+    }
+
+    /// Without its index the store stops; it is built anew from the journal.
+    pub(crate) fn judge_index(&self) {
+        if self.index.has_failed() && !self.shared.is_index_suspect() {
+            self.shared.distrust_index("the index cannot be read".to_owned());
+        }
     }
 
     pub(crate) async fn ask<T, E: From<StoreError>>(

@@ -189,6 +189,50 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn an_index_that_only_readers_find_broken_is_built_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = open(folder.path(), StoreOptions::default()).unwrap();
+        let samples = Acceptances::default();
+        let acceptance = samples.routed("1", b"x", ChannelKind::Amqp);
+        let id = acceptance.message.id;
+        assert_eq!(store.accept(acceptance).await.unwrap(), Accepted::First);
+        let broken = || -> Result<(), crate::index::IndexError> { panic!("scripted") };
+        store.parts.inner().unwrap().index.watched(broken).unwrap_err();
+        drop(store.head(id).await);
+        let status = store.status();
+        assert_eq!(status.stopped.as_deref(), Some("the index cannot be read"));
+        works_again(&store).await;
+        assert!(store.head(id).await.unwrap().is_some());
+        assert!(folder.path().join("quarantine/index").exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_upload_from_before_does_not_find_the_file_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = open(folder.path(), StoreOptions::default()).unwrap();
+        let samples = Acceptances::default();
+        let large = async |store: &SledStore, byte: u8| {
+            let mut writer = store.stage().await.unwrap();
+            writer.write(vec![byte; 3 << 20].into()).await.unwrap();
+            writer.finish().await.unwrap()
+        };
+        let mut before = samples.routed("before", b"x", ChannelKind::Amqp);
+        before.payload = large(&store, 1).await;
+        store.parts.inner().unwrap().shared.stop("scripted".to_owned());
+        works_again(&store).await;
+        let mut after = samples.routed("after", &vec![2; 3 << 20], ChannelKind::Amqp);
+        let id = after.message.id;
+        after.payload = large(&store, 2).await;
+        let refused = store.accept(before).await;
+        assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
+        assert_eq!(store.accept(after).await.unwrap(), Accepted::First);
+        let mut reader = store.open_part(id, 0, 0).await.unwrap().unwrap();
+        while let Some(bytes) = reader.next().await.unwrap() {
+            assert!(bytes.iter().all(|byte| *byte == 2));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn after_a_fault_the_store_refuses_everything_until_it_has_opened_itself_again() {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = open(folder.path(), StoreOptions::default()).unwrap();

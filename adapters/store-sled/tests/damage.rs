@@ -11,6 +11,7 @@ use amtsbote_core::id::MessageId;
 use amtsbote_core::port::{Accepted, Change, MessageStore, Staged, StoreError};
 use amtsbote_core::route::ChannelKind;
 use amtsbote_store_sled::{OpenError, OpenReport, SledStore, StoreOptions, open};
+use amtsbote_testkit::files::copy_folder;
 use amtsbote_testkit::samples::{Acceptances, seal};
 use amtsbote_testkit::time::noon;
 
@@ -23,20 +24,6 @@ fn journal(folder: &Path) -> PathBuf {
         std::fs::read_dir(folder.join("journal")).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.sort();
     segments.pop().unwrap()
-}
-
-/// Simulates a death without farewell: everything but the journal as it was before the clean end.
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir_all(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 async fn fill(store: &SledStore, count: usize) -> Vec<MessageId> {
@@ -68,7 +55,7 @@ async fn what_was_committed_survives_a_death_without_farewell() {
     for id in &ids[..20] {
         apply(&store, *id, Input::Sealed(seal())).await;
     }
-    copy(folder.path(), crashed.path());
+    copy_folder(folder.path(), crashed.path());
     let (after, report) = reopen(crashed.path());
     assert_eq!((report.damaged.len(), report.cut, report.lost.len()), (0, 0, 0));
     for (n, id) in ids.iter().enumerate() {
@@ -159,13 +146,13 @@ async fn a_garbage_index_is_put_aside_and_rebuilt() {
 async fn an_index_older_than_its_checkpoint_is_rebuilt() {
     let (folder, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fill(&reopen(folder.path()).0, 5).await;
-    copy(&folder.path().join("index"), old.path());
+    copy_folder(&folder.path().join("index"), old.path());
     let (store, _) = reopen(folder.path());
     assert_eq!(fill_more(&store).await, Accepted::First);
     drop(store);
     std::fs::remove_dir_all(folder.path().join("index")).unwrap();
     std::fs::create_dir(folder.path().join("index")).unwrap();
-    copy(old.path(), &folder.path().join("index"));
+    copy_folder(old.path(), &folder.path().join("index"));
     let (store, report) = reopen(folder.path());
     assert_eq!(report.rebuilt.as_deref(), Some("the index is older than the last checkpoint"));
     assert_eq!(store.to_prepare(None, 99).await.unwrap().len(), 6);
@@ -180,6 +167,86 @@ async fn a_second_process_and_a_future_format_are_refused() {
     std::fs::write(folder.path().join("format"), "amtsbote-store 9\n").unwrap();
     let refused = open(folder.path(), StoreOptions::default()).map(|_| ()).unwrap_err();
     assert!(matches!(&refused, OpenError::Format { found, .. } if found == "amtsbote-store 9"), "{refused}");
+}
+
+#[tokio::test]
+async fn without_an_intact_format_nothing_is_taken_for_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = reopen(folder.path());
+    let ids = fill(&store, 3).await;
+    drop(store);
+    let (format, journal) = (folder.path().join("format"), journal(folder.path()));
+    let (sound, before) = (std::fs::read_to_string(&format).unwrap(), std::fs::read(&journal).unwrap());
+    let refuse = |expected: &str| {
+        let refused = open(folder.path(), StoreOptions::default()).map(|_| ()).unwrap_err();
+        assert!(matches!(refused, OpenError::FormatHurt { problem, .. } if problem == expected), "{refused}");
+        assert_eq!(std::fs::read(&journal).unwrap(), before);
+    };
+    let digit = sound.find("salt ").unwrap() + 5;
+    let other = if sound.as_bytes()[digit] == b'0' { "1" } else { "0" };
+    let mut hurt = sound.clone();
+    hurt.replace_range(digit..=digit, other);
+    std::fs::write(&format, &hurt).unwrap();
+    refuse("is damaged");
+    std::fs::write(&format, &sound[..digit + 4]).unwrap();
+    refuse("is damaged");
+    std::fs::remove_file(&format).unwrap();
+    refuse("is missing");
+    std::fs::write(&format, &sound).unwrap();
+    let (store, _) = reopen(folder.path());
+    assert_eq!(store.to_prepare(None, 99).await.unwrap(), ids);
+}
+
+/// Accepts messages until the next segment of the journal is begun.
+async fn fill_one_segment(store: &SledStore, samples: &Acceptances, folder: &Path) -> Vec<MessageId> {
+    let segments = || std::fs::read_dir(folder.join("journal")).unwrap().count();
+    let (before, mut ids) = (segments(), Vec::new());
+    while segments() == before {
+        let name = samples.unused_id().to_string();
+        let acceptance = samples.routed(&name, &vec![7_u8; 900 << 10], ChannelKind::Mailbox);
+        ids.push(acceptance.message.id);
+        assert_eq!(store.accept(acceptance).await.unwrap(), Accepted::First);
+    }
+    ids
+}
+
+async fn finish(store: &SledStore, ids: &[MessageId]) {
+    for id in ids {
+        apply(store, *id, Input::Cancel { account: "portal".parse().unwrap() }).await;
+        apply(store, *id, Input::Strip).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_forgotten_does_not_come_back_from_a_segment_that_had_to_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = reopen(folder.path());
+    let samples = Acceptances::default();
+    let segment = |number: u32| folder.path().join(format!("journal/{number:08}.journal"));
+    // Most of the first segment is needed for ever. One of its messages has a change in the second.
+    let first = fill_one_segment(&store, &samples, folder.path()).await;
+    let one = first[0];
+    finish(&store, &[one]).await;
+    let second = fill_one_segment(&store, &samples, folder.path()).await;
+    finish(&store, &second).await;
+    store.reclaim(noon()).await.unwrap();
+    assert!(segment(1).exists() && !segment(2).exists(), "the message was written again behind the second");
+    store.forget(vec![one]).await.unwrap();
+    // What says that it was forgotten lies in the third, which goes as well.
+    let third = fill_one_segment(&store, &samples, folder.path()).await;
+    finish(&store, &third).await;
+    store.reclaim(noon()).await.unwrap();
+    assert!(segment(1).exists() && !segment(3).exists());
+    drop(store);
+    for rebuild in [false, true] {
+        if rebuild {
+            std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+        }
+        let (store, _) = reopen(folder.path());
+        assert_eq!(store.scrub().unwrap().lost, Vec::<String>::new());
+        assert!(store.load(one).await.unwrap().is_none());
+        assert!(store.load(first[1]).await.unwrap().is_some());
+    }
 }
 
 /// Enough messages for two closed segments and an open one.
@@ -312,7 +379,8 @@ async fn a_payload_file_without_a_message_is_put_aside_and_refused_ones_leave_no
     drop(store);
     let stray = format!("{}.payload", samples.unused_id().uuid().as_hyphenated());
     std::fs::write(folder.path().join("payload").join(&stray), b"unknown").unwrap();
-    reopen(folder.path());
+    let (store, _) = reopen(folder.path());
+    store.scrub().unwrap();
     assert_eq!(payload_files(folder.path()).len(), 1);
     assert_eq!(std::fs::read(folder.path().join("quarantine").join(&stray)).unwrap(), b"unknown");
 }

@@ -15,6 +15,7 @@ use amtsbote_core::port::{
 };
 use amtsbote_core::route::ChannelKind;
 use amtsbote_store_sled::{OpenError, SledStore, StoreOptions, examine, open};
+use amtsbote_testkit::files::copy_folder;
 use amtsbote_testkit::samples::{Acceptances, seal};
 use amtsbote_testkit::seeded::SeededEntropy;
 use amtsbote_testkit::time::noon;
@@ -89,19 +90,6 @@ fn same(one: &Known, other: &Known) -> bool {
         && one.1 == other.1
 }
 
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir_all(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 fn files(folder: &Path, name: &str) -> Vec<PathBuf> {
     let mut found: Vec<_> =
         std::fs::read_dir(folder.join(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -167,7 +155,7 @@ async fn any_damage_is_named_and_nothing_else_is_lost() {
     let (mut hurt_messages, mut sound_stores) = (0, 0);
     for seed in 0..PLACES {
         let folder = tempfile::tempdir().unwrap();
-        copy(sound.path(), folder.path());
+        copy_folder(sound.path(), folder.path());
         let what = hurt(folder.path(), &mut StdRng::seed_from_u64(seed));
         let report = examine(folder.path(), &|_, _, _| {}).unwrap();
         let named: BTreeSet<MessageId> =

@@ -47,7 +47,9 @@ impl DoctorError {
     /// Exit code: 64 bad usage, 70 internal, 75 busy.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Configuration(_) | Self::Store(OpenError::Format { .. }) => 64,
+            Self::Configuration(_) | Self::Store(OpenError::Format { .. } | OpenError::FormatHurt { .. }) => {
+                64
+            }
             Self::Store(_) => 75,
             Self::Output(_) => 70,
         }

@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod contract;
 pub mod directory;
+pub mod files;
 pub mod memory;
 pub mod rabbitmq;
 pub mod samples;
