@@ -22,7 +22,7 @@ use serde_json::json;
 
 /// The same allocator as the gateway's.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Bytes of a document that is accepted while measuring.
 const SIZE: usize = 10 << 10;
@@ -30,6 +30,8 @@ const SIZE: usize = 10 << 10;
 const CLIENTS: usize = 64;
 /// Writers that fill the store, so that commits are shared.
 const WRITERS: usize = 256;
+/// Seconds a gateway gets to do what is left of the round before.
+const CALM: usize = 30;
 /// The office that is down.
 const OFFICE: &str = "sta:073150000000";
 
@@ -70,40 +72,58 @@ async fn main() -> anyhow::Result<()> {
     let mut beside = Gateway::start(full.path(), false, &extra).await?;
     let ready = beside.restart().await?;
     println!("ready {:.2} s after a kill with {messages} messages waiting", ready.as_secs_f64());
-    beside.until_calm().await?;
-    let (mut reference, mut down) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        reference.push(alone.measure(CLIENTS, SIZE, duration).await?.0);
-        down.push(beside.measure(CLIENTS, SIZE, duration).await?.0);
-    }
+    let (reference, down) = alternate(&mut alone, &mut beside, rounds, duration).await?;
     let resident = beside.resident()?;
     print("empty store", &reference);
     print("destination down", &down);
 
     broker.start_again().await;
-    let (mut again, mut draining) = (Vec::new(), Vec::new());
-    let before = waiting(&broker).await;
-    for _ in 0..rounds {
-        again.push(alone.measure(CLIENTS, SIZE, duration).await?.0);
-        draining.push(beside.measure(CLIENTS, SIZE, duration).await?.0);
-    }
-    let drained = waiting(&broker).await - before;
+    let (again, draining) = alternate(&mut alone, &mut beside, rounds, duration).await?;
+    let drained = waiting(&broker).await;
     print("empty store", &again);
     print("draining", &draining);
-    println!("{drained} messages were drained meanwhile; {} MiB resident", resident >> 20);
+    let afterwards = beside.resident()?;
+    println!(
+        "{drained} messages were drained; {} MiB resident before, {} MiB after",
+        resident >> 20,
+        afterwards >> 20
+    );
     let ratio = |one: f64, other: f64| (one / other * 100.0).round() / 100.0;
     let line = json!({
         "messages": messages,
         "rate_down": ratio(median(&reference, |one| one.rate), median(&down, |one| one.rate)),
         "p99_down": ratio(median(&down, |one| one.p99_ms), median(&reference, |one| one.p99_ms)),
         "p99_draining": ratio(median(&draining, |one| one.p99_ms), median(&again, |one| one.p99_ms)),
-        "resident_mib": resident >> 20,
+        "resident_mib": resident.max(afterwards) >> 20,
         "ready_s": (ready.as_secs_f64() * 100.0).round() / 100.0,
         "drained": drained,
     });
     println!("{line}");
     alone.stop().await?;
     beside.stop().await
+}
+
+/// Measures both in turns; while one has the machine the other stands still.
+async fn alternate(
+    alone: &mut Gateway,
+    beside: &mut Gateway,
+    rounds: usize,
+    duration: Duration,
+) -> anyhow::Result<(Vec<Outcome>, Vec<Outcome>)> {
+    let (mut reference, mut loaded) = (Vec::new(), Vec::new());
+    beside.freeze()?;
+    for _ in 0..rounds {
+        alone.until_calm(CALM).await?;
+        reference.push(alone.measure(CLIENTS, SIZE, duration).await?.0);
+        alone.freeze()?;
+        beside.thaw()?;
+        beside.until_calm(CALM).await?;
+        loaded.push(beside.measure(CLIENTS, SIZE, duration).await?.0);
+        beside.freeze()?;
+        alone.thaw()?;
+    }
+    beside.thaw()?;
+    Ok((reference, loaded))
 }
 
 fn configuration(port: u16) -> String {

@@ -7,7 +7,7 @@ use clap::Parser;
 
 /// The same allocator as the gateway's.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Submits to a running gateway over mutual TLS and reports rate and latencies as one line of JSON.
 #[derive(Debug, Parser)]

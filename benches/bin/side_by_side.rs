@@ -15,7 +15,7 @@ use competitors::{Postfix, Queue, RawLog};
 
 /// The same allocator as the gateway's.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Bytes of a document.
 const SIZE: usize = 10 << 10;

@@ -11,6 +11,7 @@ use amtsbote_tls::Identity;
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -127,13 +128,34 @@ impl Gateway {
         Ok(kib << 10)
     }
 
-    /// Waits until the gateway has done what it does after a start, at most some minutes.
+    /// Stops the gateway where it stands, so that another has the machine for itself.
     ///
     /// # Errors
     /// When the process is gone.
-    pub async fn until_calm(&self) -> anyhow::Result<()> {
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a frozen gateway go on.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid)?).context("no pid")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Waits until the gateway has done what it does after a start or a load, but not longer than so many seconds.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub async fn until_calm(&self, longest: usize) -> anyhow::Result<()> {
         let (mut last, mut calm) = (cpu(self.pid)?.values().sum::<f64>(), 0);
-        for _ in 0..300 {
+        for _ in 0..longest {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let now = cpu(self.pid)?.values().sum::<f64>();
             calm = if now - last < 50_000.0 { calm + 1 } else { 0 };
@@ -177,8 +199,7 @@ impl Gateway {
     pub async fn drain(&mut self, duration: Duration) -> anyhow::Result<(u64, f64)> {
         let text = std::fs::read_to_string(self.folder.join("amtsbote.toml"))?;
         std::fs::write(self.folder.join("amtsbote.toml"), text.replace("hold = true", "hold = false"))?;
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid)?).context("no pid")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::HUP)?;
+        self.signal(Signal::HUP)?;
         let url: String = format!("https://{}/v1/mailbox/leases", self.target.address);
         let mut headers = HeaderMap::new();
         headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

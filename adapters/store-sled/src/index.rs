@@ -24,7 +24,7 @@ use crate::watch::guarded;
 
 /// What sled may keep of its pages, as they would be on disk; in memory they take three to four times as much. Besides them it
 /// keeps about 100 bytes for each message.
-const CACHE: u64 = 16 << 20;
+const CACHE: u64 = 8 << 20;
 /// Messages whose keys go to sled in one batch; sled blocks its readers that long.
 const BATCH: usize = 64;
 

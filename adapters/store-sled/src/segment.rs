@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::frame::{self, Body, Found, HEADER, Header, Position, Salt};
 
-/// A segment is closed at this size.
-pub(crate) const SEGMENT: u64 = 64 << 20;
+/// A segment is closed at this size. Whoever looks through one reads it as a whole.
+pub(crate) const SEGMENT: u64 = 16 << 20;
 /// Slices one system call takes (IOV_MAX).
 const SLICES: usize = 1024;
 

@@ -1,0 +1,25 @@
+//! The benchmark of very long queues, small, in every run. What it measures is not judged here except memory; `docs/proof.md` has
+//! the long run.
+
+use serde_json::Value;
+
+#[test]
+fn a_queue_for_a_destination_that_is_down_is_measured_and_drains() {
+    let disk = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_backlog"))
+        .args(["--messages", "5000", "--rounds", "1", "--seconds", "3", "--disk"])
+        .arg(disk.path())
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    let line: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    for ratio in ["rate_down", "p99_down", "p99_draining", "ready_s"] {
+        assert!(line[ratio].as_f64().unwrap() > 0.0, "{line}");
+    }
+    let count = |name: &str| line[name].as_u64().unwrap();
+    assert_eq!(count("messages"), 5000);
+    assert!(count("drained") > 0, "{line}\n{stderr}");
+    assert!(count("resident_mib") < 300, "{line}");
+}
