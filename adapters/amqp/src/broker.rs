@@ -265,7 +265,9 @@ impl Broker {
         let now = self.clock.now();
         let resting = {
             let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-            Duration::try_from(rest.until.duration_since(now)).ok().filter(|left| !left.is_zero())
+            let left = Duration::try_from(rest.until.duration_since(now)).ok();
+            // More than the longest rest is left only when the wall clock was set back.
+            left.filter(|left| !left.is_zero() && *left <= REST.1)
         };
         if let Some(left) = resting {
             return Err(PublishError::Resting(left));

@@ -128,10 +128,9 @@ impl Servers {
 
     /// Asks a function with a JSON question. Bounded by the total time. Cancel-safe.
     pub(crate) async fn ask(&self, function: &str, question: &serde_json::Value) -> Result<Said, AskError> {
-        let deadline = self.clock.now().checked_add(self.options.total).unwrap_or(Timestamp::MAX);
         tokio::select! {
             answer = self.ask_until_answered(function, question) => answer,
-            () = self.clock.sleep_until(deadline) => Err(AskError::OutOfTime),
+            () = self.clock.sleep(self.options.total) => Err(AskError::OutOfTime),
         }
     }
 
@@ -150,7 +149,7 @@ impl Servers {
             tries_left -= 1;
             let jittered = pause.mul_f64(1.0 - 0.5 * self.entropy.unit());
             let wait = jittered.max(error.retry_after().unwrap_or_default());
-            self.clock.sleep_until(self.clock.now().checked_add(wait).unwrap_or(Timestamp::MAX)).await;
+            self.clock.sleep(wait).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }

@@ -50,7 +50,6 @@ impl Inner {
         let mut found =
             timers.into_iter().chain(alarms).map(timer).collect::<Result<Vec<_>, StoreError>>()?;
         found.sort_by_key(|timer| (timer.due, timer.id));
-        found.truncate(limit);
         Ok(found)
     }
 

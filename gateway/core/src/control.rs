@@ -6,8 +6,10 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 
+use crate::account::GATEWAY;
 use crate::audit::AuditEntry;
 use crate::hold::{Hold, HoldBook, HoldKey};
+use crate::key::AccountName;
 use crate::port::{CommitError, Entropy, MessageStore, Note, NoteKind, StoreError};
 use crate::wake::Wake;
 
@@ -69,13 +71,25 @@ impl Controls {
     pub(crate) async fn lift(
         &self,
         key: &HoldKey,
-        by: crate::key::AccountName,
+        by: AccountName,
+        reason: Option<String>,
+        now: Timestamp,
+    ) -> Result<Option<Hold>, StoreError> {
+        self.lift_if(key, |_| true, by, reason, now).await
+    }
+
+    /// The same, if the hold that is there when nobody else changes it is the one that is meant.
+    async fn lift_if(
+        &self,
+        key: &HoldKey,
+        is_meant: impl FnOnce(&Hold) -> bool,
+        by: AccountName,
         reason: Option<String>,
         now: Timestamp,
     ) -> Result<Option<Hold>, StoreError> {
         let _changing = self.changing.lock().await;
         let mut book = HoldBook::clone(&self.holds.load());
-        let Some(hold) = book.lift(key) else { return Ok(None) };
+        let Some(hold) = book.lift(key).filter(is_meant) else { return Ok(None) };
         let mut entry = entry("release", &hold, Some(&hold), None, now, by);
         entry.reason = reason;
         self.commit(vec![Note::remove(NoteKind::Hold, key.to_string()), entry.note(self.entropy.as_ref())])
@@ -93,8 +107,12 @@ impl Controls {
             return Ok(());
         }
         for hold in book.iter().filter(|hold| !hold.is_in_force(now)) {
-            tracing::info!(hold = %hold.key, "A hold has reached its end.");
-            self.lift(&hold.key, hold.by.clone(), Some("its end has come".to_owned()), now).await?;
+            let reason = Some("its end has come".to_owned());
+            let is_over = |hold: &Hold| !hold.is_in_force(now);
+            let Ok(gateway) = GATEWAY.parse() else { continue };
+            if self.lift_if(&hold.key, is_over, gateway, reason, now).await?.is_some() {
+                tracing::info!(hold = %hold.key, "A hold has reached its end.");
+            }
         }
         Ok(())
     }
@@ -131,7 +149,7 @@ fn entry(
     before: Option<&Hold>,
     after: Option<&Hold>,
     at: Timestamp,
-    by: crate::key::AccountName,
+    by: AccountName,
 ) -> AuditEntry {
     let shown = |hold: Option<&Hold>| hold.and_then(|hold| serde_json::to_value(hold).ok());
     AuditEntry {

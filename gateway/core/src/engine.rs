@@ -14,12 +14,13 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Controls;
-use crate::delivery::{Input, Placement, State};
+use crate::delivery::{Delivery, Input, Placement, State, Transition};
 use crate::id::{MessageId, MessageIdSource};
 use crate::mailbox::add;
 use crate::message::Priority;
 use crate::port::{
-    Channel, Clock, Entropy, MessageStore, Note, NoteKind, Observation, Observer, Sealer, StoreError, Timer,
+    Change, Channel, Clock, CommitError, Entropy, MessageStore, Note, NoteKind, Observation, Observer,
+    Sealer, StoreError, Timer,
 };
 use crate::route::{ChannelKind, Destination, Router};
 use crate::wake::Wake;
@@ -120,6 +121,7 @@ const DESTINATION_PAGE: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Job {
     Prepare(MessageId),
+    Notify(MessageId),
     Attempt(MessageId, Destination),
 }
 
@@ -129,6 +131,7 @@ struct InFlight {
     tasks: JoinSet<Result<AttemptEnd, StoreError>>,
     jobs: HashMap<tokio::task::Id, Job>,
     preparing: BTreeSet<MessageId>,
+    notifying: BTreeSet<MessageId>,
     attempting: BTreeSet<MessageId>,
     lanes: Lanes,
     cursor: Option<MessageId>,
@@ -167,11 +170,11 @@ impl Engine {
     /// delivered again, marked.
     pub async fn run(self: Arc<Self>, stop: CancellationToken, drain: Duration) -> usize {
         let mut flight = InFlight::default();
-        while let Err(error) = self.reopen_breakers(&mut flight).await {
+        while let Err(error) = self.take_up(&mut flight).await {
             tracing::error!(error = &error as &dyn std::error::Error, "The engine waits for the store.");
             tokio::select! {
                 () = stop.cancelled() => return 0,
-                () = self.ports.clock.sleep_until(add(self.ports.clock.now(), REST)) => {}
+                () = self.ports.clock.sleep(REST) => {}
             }
         }
         while !stop.is_cancelled() {
@@ -182,25 +185,31 @@ impl Engine {
                         error = &error as &dyn std::error::Error,
                         "The engine rests because the store failed."
                     );
-                    Some(add(self.ports.clock.now(), REST))
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = self.ports.clock.sleep(REST) => {}
+                    }
+                    continue;
                 }
             };
             self.pause(&mut flight, wait, &stop).await;
         }
-        let deadline = add(self.ports.clock.now(), drain);
+        let mut deadline = self.ports.clock.sleep(drain);
         while !flight.tasks.is_empty() {
             tokio::select! {
                 _ = flight.tasks.join_next() => {}
-                () = self.ports.clock.sleep_until(deadline) => break,
+                () = &mut deadline => break,
             }
         }
+        drop(deadline);
         let cut = flight.tasks.len();
         flight.tasks.shutdown().await;
         cut
     }
 
-    /// Destinations that were out of order when the last process ended still are.
-    async fn reopen_breakers(&self, flight: &mut InFlight) -> Result<(), StoreError> {
+    /// Destinations that were out of order when the last process ended still are. What had piled up there, or here, is let go
+    /// slowly.
+    async fn take_up(&self, flight: &mut InFlight) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             let page = self.ports.store.notes(NoteKind::Breaker, after.as_deref(), DESTINATION_PAGE).await?;
@@ -209,6 +218,17 @@ impl Engine {
             }
             match page.into_iter().last() {
                 Some(last) => after = Some(last.name),
+                None => break,
+            }
+        }
+        let (mut after, now) = (None, self.ports.clock.now());
+        loop {
+            let page = self.ports.store.waiting_destinations(after.as_ref(), DESTINATION_PAGE).await?;
+            for destination in &page {
+                flight.lanes.release(destination, now);
+            }
+            match page.into_iter().last() {
+                Some(last) => after = Some(last),
                 None => return Ok(()),
             }
         }
@@ -222,14 +242,13 @@ impl Engine {
         stop: &CancellationToken,
     ) {
         let held = self.held.load(Ordering::Relaxed);
-        let latest = add(self.ports.clock.now(), HEARTBEAT);
-        let timer = self.ports.clock.sleep_until(until.map_or(latest, |at| at.min(latest)));
         let mut settled = Vec::new();
         tokio::select! {
             () = stop.cancelled() => {}
             // While everything is held new work changes nothing; the heartbeat notices the release.
             () = self.ports.wake.on_work(), if !held => {}
-            () = timer => {}
+            () = self.ports.clock.sleep(HEARTBEAT) => {}
+            () = self.ports.clock.sleep_until(until.unwrap_or(Timestamp::MAX)), if until.is_some() => {}
             Some(done) = flight.tasks.join_next_with_id() => settled.push(self.settle(flight, done)),
         }
         while let Some(done) = flight.tasks.try_join_next_with_id() {
@@ -254,30 +273,34 @@ impl Engine {
             }
         }
         if settled.iter().any(|one| *one != Settled::Well) {
-            let at = add(self.ports.clock.now(), REST);
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.ports.clock.sleep_until(at) => {}
+                () = self.ports.clock.sleep(REST) => {}
             }
         }
     }
 
     /// Starts as much work as there are free slots. Returns the next timer.
     async fn round(self: &Arc<Self>, flight: &mut InFlight) -> Result<Option<Timestamp>, StoreError> {
-        let next = self.fire_timers().await?;
+        let (next, lag) = self.fire_timers(flight).await?;
         let now = self.ports.clock.now();
-        if flight.refresh_at.is_none_or(|at| at <= now) {
+        // A time further ahead was set before the wall clock was set back.
+        if flight.refresh_at.is_none_or(|at| at <= now || at > add(now, HEARTBEAT)) {
             self.ports.controls.refresh().await?;
             flight.refresh_at = Some(add(now, HEARTBEAT));
         }
-        let more = self.release_held().await?.then(|| self.ports.clock.now());
+        let more = self.release_held(flight).await?.then(|| self.ports.clock.now());
         let hold_ends = self.ports.controls.holds().next_end();
         let next = [next, more, hold_ends].into_iter().flatten().min();
-        if self.held.load(Ordering::Relaxed) {
-            return Ok(next);
-        }
-        self.start_preparing(flight).await?;
-        let paced = self.start_attempts(flight).await?;
+        let paced = match self.held.load(Ordering::Relaxed) {
+            true => None,
+            false => {
+                self.start_preparing(flight).await?;
+                self.start_attempts(flight).await?
+            }
+        };
+        // Only who got through all of it moves.
+        self.ports.observer.record(Observation::Scheduled { lag, at: now });
         Ok([next, paced].into_iter().flatten().min())
     }
 
@@ -333,7 +356,14 @@ impl Engine {
                 }
                 match flight.lanes.room(&destination, policy, now) {
                     Ok(room) => {
-                        let wanted = room.min(free);
+                        // The last quarter of all slots is for destinations that have none: those that hang cannot take all.
+                        let kept = self.options.attempt_concurrency / 4;
+                        let own = usize::from(flight.lanes.is_quiet(&destination));
+                        let wanted = room.min(free.saturating_sub(kept).max(own));
+                        if wanted == 0 {
+                            after = Some(destination);
+                            continue;
+                        }
                         let started = self.start_some(flight, &destination, wanted).await?;
                         free -= started;
                         if started < wanted {
@@ -389,42 +419,87 @@ impl Engine {
         Ok(started)
     }
 
-    /// Moves everything that is due. Returns when the next timer fires, at once if there are more.
-    async fn fire_timers(&self) -> Result<Option<Timestamp>, StoreError> {
+    /// Moves everything that is due, in one commit. Returns when the next timer fires, at once if there are more, and how late the
+    /// most overdue one was.
+    async fn fire_timers(
+        self: &Arc<Self>,
+        flight: &mut InFlight,
+    ) -> Result<(Option<Timestamp>, Duration), StoreError> {
         let now = self.ports.clock.now();
-        let first = self.ports.store.timers(1).await?.pop().map(|timer| timer.due);
+        let first = self.ports.store.timers(1).await?.first().map(|timer| timer.due);
         if first.is_none_or(|first| first > now) {
-            self.ports.observer.record(Observation::Scheduled { lag: Duration::ZERO, at: now });
-            return Ok(first);
+            return Ok((first, Duration::ZERO));
         }
         let items = self.ports.store.timers(TIMER_BATCH).await?;
-        let full = items.len() == TIMER_BATCH;
+        let full = items.len() >= TIMER_BATCH;
         let (due, later): (Vec<Timer>, Vec<Timer>) = items.into_iter().partition(|timer| timer.due <= now);
-        let overdue = due.first().map(|first| now.duration_since(first.due).unsigned_abs());
-        self.ports.observer.record(Observation::Scheduled { lag: overdue.unwrap_or_default(), at: now });
-        let mut mail = false;
+        let lag = due.first().map(|first| now.duration_since(first.due).unsigned_abs()).unwrap_or_default();
+        let (mut seen, mut moves) = (BTreeSet::new(), Vec::new());
         for Timer { id, .. } in due {
-            let Some(delivery) = self.ports.store.head(id).await? else { continue };
-            if delivery.notice_due.is_some() {
-                self.notify(id, &delivery).await?;
+            // A message with a timer and an alarm is there twice; the second has its turn in the next round.
+            if !seen.insert(id) {
                 continue;
             }
-            let input = match delivery.state {
-                State::Attempting { .. } => self.lost(id, &delivery),
-                _ => Input::Due,
-            };
-            let next = self.step(id, &delivery, input).await?;
-            if let Some(next) = next.as_ref().filter(|next| next.deadline_watch != delivery.deadline_watch) {
-                let missed = next.deadline_watch.is_none();
-                self.ports.observer.record(Observation::Deadline { id, missed });
+            let Some(delivery) = self.ports.store.head(id).await? else { continue };
+            if delivery.notice_due.is_some() {
+                self.start_notice(flight, id, delivery);
+            } else {
+                moves.extend(self.when_due(id, delivery, now));
             }
-            mail |= next.is_some_and(|next| matches!(next.placement(), Placement::Available { .. }));
+        }
+        let moved = self.commit_moves(moves).await?;
+        Ok((later.first().map(|timer| timer.due).or((full && moved).then_some(now)), lag))
+    }
+
+    /// What becomes of a message whose time has come.
+    fn when_due(&self, id: MessageId, before: Delivery, now: Timestamp) -> Option<Move> {
+        let input = match before.state {
+            State::Attempting { .. } => self.lost(id, &before),
+            _ => Input::Due,
+        };
+        let Transition { delivery, events } = before.apply(input, now).ok()?;
+        Some(Move { change: Change { id, expected: before.version, delivery, events }, before })
+    }
+
+    /// Commits what has come due; what somebody else changed meanwhile is left out. Whether anything moved.
+    async fn commit_moves(&self, mut moves: Vec<Move>) -> Result<bool, StoreError> {
+        while !moves.is_empty() {
+            let changes = moves.iter().map(|one| one.change.clone()).collect();
+            match self.ports.store.commit(changes).await {
+                Ok(()) => break,
+                Err(CommitError::Stale(stale)) => moves.retain(|one| one.change.id != stale),
+                Err(CommitError::Store(error)) => return Err(error),
+            }
+        }
+        let mut mail = false;
+        for Move { change: Change { id, delivery, .. }, before } in &moves {
+            if delivery.deadline_watch != before.deadline_watch {
+                let missed = delivery.deadline_watch.is_none();
+                self.ports.observer.record(Observation::Deadline { id: *id, missed });
+            }
+            mail |= matches!(delivery.placement(), Placement::Available { .. });
         }
         if mail {
             self.ports.wake.mail();
         }
-        Ok(later.first().map(|timer| timer.due).or(full.then_some(now)))
+        Ok(!moves.is_empty())
     }
+
+    /// Tells a sender, beside the scheduling of everything else; others have their turn when it is done.
+    fn start_notice(self: &Arc<Self>, flight: &mut InFlight, id: MessageId, delivery: Delivery) {
+        if flight.notifying.len() < self.options.prepare_concurrency && flight.notifying.insert(id) {
+            let engine = Arc::clone(self);
+            let telling = async move { engine.notify(id, &delivery).await.map(|()| AttemptEnd::NotMade) };
+            let task = flight.tasks.spawn(telling);
+            flight.jobs.insert(task.id(), Job::Notify(id));
+        }
+    }
+}
+
+/// A message whose time has come, with what it was before.
+struct Move {
+    change: Change,
+    before: Delivery,
 }
 
 /// A task that has ended, with its result.
@@ -438,6 +513,7 @@ impl Engine {
         let (end, settled) = judge_end(done, job.as_ref());
         match job {
             Some(Job::Prepare(id)) => drop(flight.preparing.remove(&id)),
+            Some(Job::Notify(id)) => drop(flight.notifying.remove(&id)),
             Some(Job::Attempt(id, destination)) => {
                 flight.attempting.remove(&id);
                 self.end_attempt(flight, &destination, end);
@@ -485,7 +561,7 @@ fn judge_end(done: Done, job: Option<&Job>) -> (AttemptEnd, Settled) {
             tracing::error!(?job, error, "A worker of the engine died.");
             let settled = match job {
                 Some(Job::Prepare(id)) => Settled::Died(*id),
-                Some(Job::Attempt(..)) | None => Settled::Rest,
+                Some(Job::Notify(_) | Job::Attempt(..)) | None => Settled::Rest,
             };
             (AttemptEnd::Unclear, settled)
         }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::MessageId;
-use crate::key::{AccountName, ServiceKey};
+use crate::key::{AccountName, OzgId, ServiceKey};
 use crate::message::Message;
 use crate::route::{Destination, Route};
 
@@ -108,6 +108,9 @@ impl<'de> Deserialize<'de> for HoldKey {
 pub struct Hold {
     /// On what.
     pub key: HoldKey,
+    /// What a held service is called in routes, however the operator or the sender named it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<OzgId>,
     /// For other operators.
     pub reason: String,
     /// Since when.
@@ -161,7 +164,7 @@ impl HoldBook {
 
     /// The hold in force on a message by something smaller than its destination.
     pub fn on_message(&self, message: &Message, route: Option<&Route>, now: Timestamp) -> Option<&Hold> {
-        self.0.values().find(|hold| hold.is_in_force(now) && concerns(&hold.key, message, route))
+        self.0.values().find(|hold| hold.is_in_force(now) && concerns(hold, message, route))
     }
 
     /// When the first of them ends by itself.
@@ -170,18 +173,19 @@ impl HoldBook {
     }
 }
 
-fn concerns(key: &HoldKey, message: &Message, route: Option<&Route>) -> bool {
-    match key {
+fn concerns(hold: &Hold, message: &Message, route: Option<&Route>) -> bool {
+    match &hold.key {
         HoldKey::Destination(_) => false,
         HoldKey::Account(account) => message.account == *account,
         HoldKey::Message(id) => message.id == *id,
         HoldKey::Service(service) => {
-            message.metadata.service == *service
-                || route.is_some_and(|route| match service {
-                    ServiceKey::Ozg(id) => route.service == id.as_str(),
-                    ServiceKey::Uri(uri) => route.specification.as_ref() == Some(uri),
-                    ServiceKey::Leika(_) => false,
-                })
+            let same = |route: &Route| match service {
+                ServiceKey::Uri(uri) => route.specification.as_ref() == Some(uri),
+                ServiceKey::Ozg(_) | ServiceKey::Leika(_) => {
+                    hold.services.iter().any(|one| one.as_str() == route.service)
+                }
+            };
+            message.metadata.service == *service || route.is_some_and(same)
         }
     }
 }
@@ -211,7 +215,14 @@ mod tests {
         let HoldKey::Destination(destination) = key.clone() else { panic!() };
         let mut book = HoldBook::default();
         let by: AccountName = "operator".parse().unwrap();
-        book.put(Hold { key, reason: "update".to_owned(), since: at(0), until: Some(at(10)), by });
+        book.put(Hold {
+            key,
+            services: Vec::new(),
+            reason: "update".to_owned(),
+            since: at(0),
+            until: Some(at(10)),
+            by,
+        });
         assert!(book.on_destination(&destination, at(9)).is_some());
         assert!(book.on_destination(&destination, at(10)).is_none());
         assert_eq!(book.next_end(), Some(at(10)));

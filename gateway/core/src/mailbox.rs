@@ -88,19 +88,20 @@ impl Mailboxes {
     /// # Errors
     /// When the store fails.
     pub async fn lease(&self, account: &Account, request: LeaseRequest) -> Result<Lease, MailboxError> {
-        let give_up = add(self.clock.now(), request.wait);
+        let mut given_up = request.wait.is_zero();
+        let mut wait = self.clock.sleep(request.wait);
         loop {
             let mail = self.wake.on_mail();
             tokio::pin!(mail);
             mail.as_mut().enable();
             let lease = self.lease_now(account, request).await?;
-            if !lease.messages.is_empty() || self.clock.now() >= give_up || self.wake.is_closed() {
+            if !lease.messages.is_empty() || given_up || self.wake.is_closed() {
                 return Ok(lease);
             }
             tokio::select! {
                 () = mail => {}
                 () = self.wake.closed() => {}
-                () = self.clock.sleep_until(give_up) => {}
+                () = &mut wait => given_up = true,
             }
         }
     }

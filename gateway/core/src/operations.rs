@@ -230,7 +230,12 @@ impl Operations {
         if !self.is_known(&key).await? {
             return Err(OperationError::UnknownTarget(key.scope()));
         }
-        let hold = Hold { key, reason: order.reason, since: now, until, by: order.by };
+        let services = match &key {
+            HoldKey::Service(service) => self.ports.router.tables().services_of(service),
+            HoldKey::Destination(_) | HoldKey::Account(_) | HoldKey::Message(_) => None,
+        };
+        let services = services.unwrap_or_default();
+        let hold = Hold { key, services, reason: order.reason, since: now, until, by: order.by };
         let before = self.ports.controls.put(hold.clone()).await?;
         Ok((hold, before))
     }
@@ -239,7 +244,7 @@ impl Operations {
         let (tables, accounts) = (self.ports.router.tables(), self.ports.router.accounts());
         Ok(match key {
             HoldKey::Account(name) => accounts.iter().any(|account| account.name == *name),
-            HoldKey::Service(service) => tables.knows_service(service),
+            HoldKey::Service(service) => tables.services_of(service).is_some(),
             HoldKey::Message(id) => {
                 let head = self.ports.store.head(*id).await?;
                 head.is_some_and(|delivery| !delivery.is_finished())

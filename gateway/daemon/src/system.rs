@@ -29,6 +29,10 @@ impl Clock for SystemClock {
             }
         }
     }
+
+    async fn sleep(&self, time: std::time::Duration) {
+        tokio::time::sleep(time).await;
+    }
 }
 
 /// The operating system's cryptographically secure randomness.

@@ -324,18 +324,17 @@ async fn count_waiting(
     stop: CancellationToken,
 ) {
     loop {
-        let began = clock.now();
+        let began = tokio::time::Instant::now();
         match operations.overview().await {
-            Ok(overview) => metrics.waiting(&overview, began),
+            Ok(overview) => metrics.waiting(&overview, clock.now()),
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "What waits was not counted.");
             }
         }
-        let taken = clock.now().duration_since(began).unsigned_abs();
-        let next = clock.now().checked_add(COUNT_EVERY.max(taken * 50)).unwrap_or(Timestamp::MAX);
+        let pause = COUNT_EVERY.max(began.elapsed() * 50);
         tokio::select! {
             () = stop.cancelled() => return,
-            () = clock.sleep_until(next) => {}
+            () = clock.sleep(pause) => {}
         }
     }
 }

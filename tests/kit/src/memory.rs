@@ -249,17 +249,21 @@ impl MessageStore for MemoryStore {
     }
 
     async fn timers(&self, limit: usize) -> Result<Vec<Timer>, StoreError> {
-        let timers = |(id, entry): (&MessageId, &Entry)| {
-            let placed = match entry.delivery.placement() {
-                Placement::Timer { due } => Some(due),
-                _ => None,
-            };
-            let id = *id;
-            placed.into_iter().chain(entry.delivery.alarm()).map(move |due| Timer { id, due })
+        let content = self.content();
+        let first = |due: fn(&Delivery) -> Option<Timestamp>| {
+            let timers = content.messages.iter();
+            let timers = timers.filter_map(|(id, entry)| Some(Timer { id: *id, due: due(&entry.delivery)? }));
+            let mut found: Vec<Timer> = timers.collect();
+            found.sort_by_key(|timer| (timer.due, timer.id));
+            found.truncate(limit);
+            found
         };
-        let mut found: Vec<Timer> = self.content().messages.iter().flat_map(timers).collect();
+        let placed = first(|delivery| match delivery.placement() {
+            Placement::Timer { due } => Some(due),
+            _ => None,
+        });
+        let mut found = [placed, first(Delivery::alarm)].concat();
         found.sort_by_key(|timer| (timer.due, timer.id));
-        found.truncate(limit);
         Ok(found)
     }
 

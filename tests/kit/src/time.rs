@@ -33,6 +33,10 @@ impl Clock for PausedClock {
             tokio::time::sleep(ahead + std::time::Duration::from_millis(1)).await;
         }
     }
+
+    async fn sleep(&self, time: std::time::Duration) {
+        tokio::time::sleep(time).await;
+    }
 }
 
 /// The time at which most tests begin.
@@ -72,5 +76,9 @@ impl Clock for ShiftableClock {
         if let Ok(ahead) = std::time::Duration::try_from(at.duration_since(self.now())) {
             tokio::time::sleep(ahead).await;
         }
+    }
+
+    async fn sleep(&self, time: std::time::Duration) {
+        tokio::time::sleep(time).await;
     }
 }

@@ -49,7 +49,7 @@ pub(super) struct HoldView {
 
 impl From<Hold> for HoldView {
     fn from(hold: Hold) -> Self {
-        let Hold { key, reason, since, until, by } = hold;
+        let Hold { key, reason, since, until, by, services: _ } = hold;
         Self { scope: key.scope(), key: key.key(), reason, since, until, by: by.to_string() }
     }
 }

@@ -349,17 +349,16 @@ impl Step {
         let Some(destination) = self.delivery.destination.clone() else { return Err(Refusal::NotNow) };
         self.delivery.sealed = true;
         self.note(EventKind::Sealed(seal));
-        match self.delivery.not_before {
-            Some(until) if until > self.now => self.enter(State::Waiting { until }),
-            _ => self.queue(destination),
-        }
+        self.queue(destination);
         Ok(())
     }
 
-    /// Ready for the destination: a mailbox has it at once, a push channel needs an attempt.
+    /// Ready for the destination when its time has come: a mailbox has it at once, a push channel needs an attempt.
     fn queue(&mut self, destination: Destination) {
         if self.expired() {
             self.expire();
+        } else if let Some(until) = self.delivery.not_before.filter(|until| *until > self.now) {
+            self.enter(State::Waiting { until });
         } else if destination.channel == ChannelKind::Mailbox {
             self.delivery.item = Some(MailboxItem {
                 mailbox: destination.organization.clone(),

@@ -35,10 +35,10 @@ impl Engine {
         };
         let State::Attempting { token, .. } = started.state else { return Ok(AttemptEnd::NotMade) };
         // The worker gives up a little before its lease ends, so that what it says still counts.
-        let give_up = add(began, self.options.attempt_lease * 9 / 10);
+        let give_up = self.options.attempt_lease * 9 / 10;
         let (outcome, moved) = tokio::select! {
             biased;
-            () = self.ports.clock.sleep_until(give_up) => (timed_out(), None),
+            () = self.ports.clock.sleep(give_up) => (timed_out(), None),
             delivered = self.deliver(&found, started.attempts) => delivered,
         };
         if let Some(route) = moved {
@@ -79,8 +79,9 @@ impl Engine {
                     moved = Some(newer);
                 }
                 Recheck::Withdrawn(detail) => {
+                    // Of this service; the destination may be well.
                     return (
-                        DeliveryOutcome::failed(FailureClass::Destination, "route-withdrawn", detail),
+                        DeliveryOutcome::failed(FailureClass::Permanent, "route-withdrawn", detail),
                         None,
                     );
                 }

@@ -57,6 +57,14 @@ impl Default for DestinationPolicy {
     }
 }
 
+/// A pace reaches at most a second ahead, as rates are whole numbers per second.
+const LONGEST_PACE: Duration = Duration::from_secs(2);
+
+/// Whether a time is still to come. What lies further ahead than it can was set before the wall clock was set back.
+fn is_ahead(until: Timestamp, now: Timestamp, longest: Duration) -> bool {
+    until > now && until <= add(now, longest)
+}
+
 /// Policies of all destinations.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Policies {
@@ -105,7 +113,7 @@ impl Lane {
     /// Lanes without work, without a pace to keep and without troubles are forgotten: memory follows what runs, not what exists.
     fn is_idle(&self, now: Timestamp) -> bool {
         self.running == 0
-            && self.paced_until.is_none_or(|until| until <= now)
+            && self.paced_until.is_none_or(|until| !is_ahead(until, now, LONGEST_PACE))
             && self.breaker.is_at_rest()
             && !self.held
             && self.releasing.is_none()
@@ -148,7 +156,8 @@ impl Lanes {
             lane.release(now);
         }
         if let Breaker::Open(open) = &lane.breaker {
-            return match open.next_probe > now {
+            let longest = policy.breaker.longest.max(policy.breaker.first);
+            return match is_ahead(open.next_probe, now, longest) {
                 true => Err(Some(open.next_probe)),
                 false if lane.running > 0 => Err(None),
                 false => Ok(1),
@@ -160,11 +169,24 @@ impl Lanes {
             return Err(None);
         }
         match (lane.rate(policy, now), lane.paced_until) {
-            (Some(_), Some(until)) if until > now => Err(Some(until)),
+            (Some(_), Some(until)) if is_ahead(until, now, LONGEST_PACE) => Err(Some(until)),
             // At most a second's worth at once, however long nothing happened.
             (Some(rate), _) => Ok(free.min(rate.get() as usize)),
             (None, _) => Ok(free),
         }
+    }
+
+    /// What piled up at a destination is let go: slowly, from one attempt at a time.
+    pub(super) fn release(&mut self, destination: &Destination, now: Timestamp) {
+        let lane = self.lanes.entry(destination.clone()).or_default();
+        if lane.releasing.is_none() {
+            lane.release(now);
+        }
+    }
+
+    /// Whether no attempt is under way there.
+    pub(super) fn is_quiet(&self, destination: &Destination) -> bool {
+        self.lanes.get(destination).is_none_or(|lane| lane.running == 0)
     }
 
     /// A turn found fewer messages than it could have begun: what piled up is gone.
@@ -187,7 +209,7 @@ impl Lanes {
         lane.running += 1;
         lane.picks += 1;
         if let Some(rate) = lane.rate(policy, now) {
-            let from = lane.paced_until.filter(|until| *until > now).unwrap_or(now);
+            let from = lane.paced_until.filter(|until| is_ahead(*until, now, LONGEST_PACE)).unwrap_or(now);
             lane.paced_until = Some(add(from, Duration::from_secs(1) / rate.get()));
         }
     }
@@ -249,6 +271,35 @@ mod tests {
         assert_eq!(lanes.room(&office(), &policy, at(1)), Ok(1));
         let heavy = DestinationPolicy { weight: NonZeroU32::new(3).unwrap(), concurrency: 1_000, ..policy };
         assert_eq!(Lanes::default().room(&office(), &heavy, at(0)), Ok(3 * QUANTUM));
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_stops_nobody() {
+        let (mut lanes, policy) = (Lanes::default(), policy(100, 4));
+        let (late, early) = (at(7_200_000), at(0));
+        for _ in 0..4 {
+            lanes.begin(&office(), &policy, late);
+        }
+        assert_eq!(lanes.room(&office(), &policy, late), Err(Some(at(7_201_000))));
+        assert_eq!(lanes.room(&office(), &policy, early), Ok(4));
+        let reason = crate::delivery::FailureReason { code: "down".to_owned(), detail: String::new() };
+        lanes.reopen(OpenBreaker {
+            destination: office(),
+            since: late,
+            reason,
+            failed_probes: 3,
+            next_probe: add(late, policy.breaker.longest),
+        });
+        for _ in 0..4 {
+            lanes.end(&office(), &policy, AttemptEnd::Unclear, early);
+        }
+        lanes.reopen(OpenBreaker { next_probe: late, ..open_of(&lanes) });
+        assert_eq!(lanes.room(&office(), &policy, early), Ok(1), "it is probed");
+    }
+
+    fn open_of(lanes: &Lanes) -> OpenBreaker {
+        let Breaker::Open(open) = &lanes.lanes[&office()].breaker else { panic!("it is closed") };
+        open.clone()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Lets go what holds kept back, when they have ended.
 
-use super::Engine;
+use super::{Engine, InFlight};
 use crate::delivery::{Input, Placement};
 use crate::hold::HoldKey;
 use crate::port::{Change, CommitError, StoreError};
@@ -12,7 +12,7 @@ const BATCH: usize = 256;
 
 impl Engine {
     /// Ends holds that are over and lets a batch of their messages go. Whether there are more.
-    pub(super) async fn release_held(&self) -> Result<bool, StoreError> {
+    pub(super) async fn release_held(&self, flight: &mut InFlight) -> Result<bool, StoreError> {
         self.ports.controls.end_overdue(self.ports.clock.now()).await?;
         if self.ports.store.holding(None, 1).await?.is_empty() {
             return Ok(false);
@@ -24,7 +24,7 @@ impl Engine {
         loop {
             let page = self.ports.store.holding(after.as_ref(), HOLDS).await?;
             for hold in &page {
-                if book.get(hold).is_none() && self.let_go(hold).await? {
+                if book.get(hold).is_none() && self.let_go(flight, hold).await? {
                     return Ok(true);
                 }
             }
@@ -35,8 +35,8 @@ impl Engine {
         }
     }
 
-    /// Lets a batch go, in its order. Whether anything was let go.
-    async fn let_go(&self, hold: &HoldKey) -> Result<bool, StoreError> {
+    /// Lets a batch go, in its order; its destinations begin slowly. Whether anything was let go.
+    async fn let_go(&self, flight: &mut InFlight, hold: &HoldKey) -> Result<bool, StoreError> {
         let store = &self.ports.store;
         let (mut changes, mut mail) = (Vec::new(), false);
         for id in store.held(hold, BATCH).await? {
@@ -44,7 +44,13 @@ impl Engine {
             if delivery.held.as_ref() == Some(hold)
                 && let Ok(next) = delivery.apply(Input::Unhold, self.ports.clock.now())
             {
-                mail |= matches!(next.delivery.placement(), Placement::Available { .. });
+                match next.delivery.placement() {
+                    Placement::Available { .. } => mail = true,
+                    Placement::Ready { destination, .. } => {
+                        flight.lanes.release(&destination, self.ports.clock.now());
+                    }
+                    _ => {}
+                }
                 let expected = delivery.version;
                 changes.push(Change { id, expected, delivery: next.delivery, events: next.events });
             }

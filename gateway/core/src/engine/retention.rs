@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Input;
 use crate::id::MessageId;
-use crate::mailbox::add;
 use crate::port::{Change, CommitError, StoreError};
 
 use super::Engine;
@@ -39,7 +38,6 @@ impl Engine {
     /// Keeps removing what is over until stopped.
     pub async fn run_retention(self: Arc<Self>, stop: CancellationToken) {
         loop {
-            let next = add(self.ports.clock.now(), self.options.retention.interval);
             // Given up at the end: the store finishes what it has begun.
             let retired = tokio::select! {
                 () = stop.cancelled() => return,
@@ -53,7 +51,7 @@ impl Engine {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.ports.clock.sleep_until(next) => {}
+                () = self.ports.clock.sleep(self.options.retention.interval) => {}
             }
         }
     }

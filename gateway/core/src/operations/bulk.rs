@@ -1,6 +1,7 @@
 //! One action on many dead letters. A job is durable before it begins and is committed together with what it has done, so
 //! that a restart goes on exactly where it ended (promise P6).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,12 @@ const SHOWN_FAILURES: usize = 20;
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 /// After a fault of the store a job rests for so long.
 const REST: Duration = Duration::from_secs(1);
+
+/// When each running job may go on.
+type Paced = HashMap<String, Timestamp>;
+
+/// No batch of a job has to wait longer.
+const LONGEST_PACE: Duration = Duration::from_secs(64);
 
 /// What an operator asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,10 +262,11 @@ impl Operations {
         Ok(job)
     }
 
-    /// Works on bulk operations until stopped; begins with those an earlier process left.
+    /// Works on bulk operations until stopped, on each at its own pace; begins with those an earlier process left.
     pub async fn run_jobs(self: Arc<Self>, stop: CancellationToken) {
+        let mut paced = Paced::new();
         loop {
-            let pause = match self.advance().await {
+            let pause = match self.advance(&mut paced).await {
                 Ok(Some(pause)) => pause,
                 Ok(None) => {
                     tokio::select! {
@@ -272,19 +280,29 @@ impl Operations {
                     REST
                 }
             };
-            let until = add(self.ports.clock.now(), pause);
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.ports.clock.sleep_until(until) => {}
+                () = self.submitted.notified() => {}
+                () = self.ports.clock.sleep(pause) => {}
             }
         }
     }
 
-    /// One batch of the oldest running job; how long to pause then. `None`: there is nothing to do.
-    async fn advance(&self) -> Result<Option<Duration>, OperationError> {
+    /// One batch of the job that has waited longest for its turn; how long nobody wants another. `None`: there is nothing to do.
+    async fn advance(&self, paced: &mut Paced) -> Result<Option<Duration>, OperationError> {
         let _one = self.job.lock().await;
-        let running = self.jobs().await?.into_iter().rfind(|job| job.state == JobState::Running);
-        let Some(mut job) = running else { return Ok(None) };
+        let mut running = self.jobs().await?;
+        running.retain(|job| job.state == JobState::Running);
+        paced.retain(|id, _| running.iter().any(|job| job.id == *id));
+        let turn = |job: &Job| paced.get(&job.id).copied().unwrap_or(job.created_at);
+        let Some(next) = running.iter().map(turn).min() else { return Ok(None) };
+        let now = self.ports.clock.now();
+        let left = Duration::try_from(next.duration_since(now)).unwrap_or_default();
+        // More than the longest pace is left only when the wall clock was set back.
+        if !left.is_zero() && left <= LONGEST_PACE {
+            return Ok(Some(left));
+        }
+        let Some(mut job) = running.into_iter().find(|job| turn(job) == next) else { return Ok(None) };
         let batch = job.rate.map_or(BATCH, |rate| BATCH.min(rate as usize));
         let after = job.cursor.map(|(since, id)| DeadCursor { since, id });
         let page = self.ports.store.dead(after, PAGE).await?;
@@ -304,9 +322,9 @@ impl Operations {
             job.end(JobState::Done, self.ports.clock.now());
             tracing::info!(job = job.id, done = job.done, failed = job.failed, "A bulk operation is done.");
         }
-        let pause = pace(job.rate, chosen.len());
+        paced.insert(job.id.clone(), add(now, pace(job.rate, chosen.len())));
         self.apply_to(job, chosen).await?;
-        Ok(Some(pause))
+        Ok(Some(Duration::ZERO))
     }
 
     /// Commits a batch together with the progress of its job. Messages that somebody else changes meanwhile are left out.

@@ -353,8 +353,9 @@ pub trait MessageStore: Send + Sync {
     /// When the store is sick.
     async fn to_prepare(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<MessageId>, StoreError>;
 
-    /// Timers, the most overdue first, also those that lie in the future: of [`Placement::Timer`](crate::delivery::Placement) and of
-    /// [`Delivery::alarm`]. A message with both is there twice.
+    /// Timers, the most overdue first, also those that lie in the future: up to `limit` of
+    /// [`Placement::Timer`](crate::delivery::Placement) and up to `limit` of [`Delivery::alarm`], so that neither waits behind the
+    /// other. A message with both is there twice.
     ///
     /// # Errors
     /// When the store is sick.

@@ -282,9 +282,9 @@ impl RoutingTables {
         &self.version
     }
 
-    /// Whether the catalogue has a service, or the act it belongs to.
-    pub fn knows_service(&self, key: &ServiceKey) -> bool {
-        self.find_services(key, &mut Vec::new()).is_some()
+    /// What the catalogue calls a service, or the services of the act it belongs to; `None` if it has neither.
+    pub fn services_of(&self, key: &ServiceKey) -> Option<Vec<OzgId>> {
+        self.find_services(key, &mut Vec::new())
     }
 
     /// Keys under which organisations are known.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use amtsbote_core::delivery::{DeadReason, EventKind, SealRecord, State};
+use amtsbote_core::delivery::{DeadReason, EventKind, Order, SealRecord, State};
 use amtsbote_core::engine::{DestinationPolicy, EngineOptions, Policies, Retention};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::mailbox::LeaseRequest;
 use amtsbote_core::message::{Priority, Sha256Digest};
+use amtsbote_core::operations::Action;
 use amtsbote_core::port::{MessageStore, SealError, SealRequest, Sealer};
 use amtsbote_core::route::ChannelKind;
 use amtsbote_testkit::channel::{Act, FakeChannel};
@@ -147,8 +148,11 @@ async fn a_route_is_looked_up_again_before_a_late_attempt() {
     });
     assert!(withdrawn, "{:?}", card.events);
     assert!(lab.channel.seen().is_empty());
+    assert_eq!(lab.state(id).await.as_str(), "dead", "its destination may be well, so somebody has to act");
     lab.directory.list(OFFICE, endpoint("amqp://main?queue=q"));
-    lab.run(Duration::from_secs(130)).await;
+    let order = Order { by: "operator".parse().unwrap(), reason: "listed again".to_owned() };
+    lab.operations.act(Action::Reroute, id, order).await.unwrap();
+    lab.run(Duration::from_secs(1)).await;
     assert_eq!(lab.state(id).await, State::Delivered);
 }
 
@@ -183,14 +187,88 @@ async fn a_destination_that_hangs_holds_no_more_than_its_own_slots() {
         false => Act::Take,
     });
     let lab = Lab::new(channel, sealer(), limited(4, None)).await;
-    let hanging = lab.queue("wgb:000000000001", Priority::Normal, 100).await;
-    stuck.lock().unwrap().extend(hanging.iter().copied());
-    let quiet = lab.queue("wgb:000000000002", Priority::Normal, 100).await;
-    // Far less than the lease of a hanging attempt.
-    lab.run(Duration::from_secs(2)).await;
+    let submitting = async {
+        // After the engine has begun: what it finds there is let go slowly.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let hanging = lab.queue("wgb:000000000001", Priority::Normal, 100).await;
+        stuck.lock().unwrap().extend(hanging.iter().copied());
+        let quiet = lab.queue("wgb:000000000002", Priority::Normal, 100).await;
+        lab.wake.work();
+        // Far less than the lease of a hanging attempt.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        (hanging, quiet)
+    };
+    let (hanging, quiet) = lab.run_while(submitting).await;
     let arrived = lab.channel.seen();
     let of = |ids: &[MessageId]| arrived.iter().filter(|seen| ids.contains(&seen.id)).count();
     assert_eq!((of(&hanging), of(&quiet)), (4, 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn destinations_that_hang_do_not_take_all_slots_together() {
+    let quiet = Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::new()));
+    let answering = Arc::clone(&quiet);
+    let channel = FakeChannel::scripted(move |id, _| match answering.lock().unwrap().contains(&id) {
+        true => Act::Take,
+        false => Act::Hang,
+    });
+    let lab = Lab::new(channel, sealer(), limited(4, None)).await;
+    let submitting = async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        for n in 1..4 {
+            lab.queue(&format!("wgb:00000000000{n}"), Priority::Normal, 20).await;
+        }
+        lab.wake.work();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let late = lab.queue("wgb:000000000009", Priority::Normal, 20).await;
+        quiet.lock().unwrap().extend(late.iter().copied());
+        lab.wake.work();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        late
+    };
+    let late = lab.run_while(submitting).await;
+    for id in late {
+        assert_eq!(lab.state(id).await, State::Delivered);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_when_a_process_begins_is_let_go_slowly() {
+    let release_rate = std::num::NonZeroU32::new(10).unwrap();
+    let usual = DestinationPolicy { release_rate, ..DestinationPolicy::default() };
+    let policies = Policies { usual, ..Policies::default() };
+    let lab =
+        Lab::new(FakeChannel::taking(), sealer(), EngineOptions { policies, ..EngineOptions::default() });
+    let lab = lab.await;
+    lab.queue(OFFICE, Priority::Normal, 200).await;
+    lab.run(Duration::from_secs(5)).await;
+    let before = lab.channel.seen().len();
+    assert!((30..=70).contains(&before), "{before} in five seconds at ten per second");
+    let lab = lab.restart().await;
+    lab.run(Duration::from_secs(5)).await;
+    let after = lab.channel.seen().len() - before;
+    assert!((30..=70).contains(&after), "{after} in five seconds at ten per second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_that_come_due_at_once_keep_nobody_waiting() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default()).await;
+    lab.serve_by_mailbox();
+    let end = noon().checked_add(Duration::from_secs(60)).unwrap();
+    for n in 0..1_000 {
+        let mut short = metadata();
+        short.expires_at = Some(end);
+        lab.submit(&format!("short-{n}"), short, ChannelKind::Mailbox).await;
+    }
+    lab.run(Duration::from_secs(61)).await;
+    let late = lab.queue("wgb:000000000009", Priority::Normal, 1).await[0];
+    lab.run(Duration::from_millis(100)).await;
+    assert_eq!(lab.state(late).await, State::Delivered);
+    lab.run(Duration::from_secs(60)).await;
+    let deliveries = lab.store.deliveries();
+    let expired = deliveries.iter().filter(|(_, one)| one.state == State::Expired);
+    assert!(expired.clone().all(|(_, one)| one.notice_due.is_none()), "all senders were told");
+    assert_eq!(expired.count(), 1_000);
 }
 
 #[tokio::test(start_paused = true)]

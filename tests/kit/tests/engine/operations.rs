@@ -427,3 +427,48 @@ async fn without_room_for_a_notice_it_stays_owed_and_others_go_on() {
     assert_eq!(lab.store.head(refused).await.unwrap().unwrap().notice_due, None);
     assert_eq!(lab.mailboxes.list(&lab.account("portal"), 9).await.unwrap().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_held_service_is_held_however_senders_name_it() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default()).await;
+    // The samples name it by its OZG id.
+    lab.operations.hold(key("service/leika:99107023037000"), order(), None).await.unwrap();
+    let id = lab.queue(OFFICE, Priority::Normal, 1).await[0];
+    lab.run(Duration::from_secs(60)).await;
+    let held = lab.store.head(id).await.unwrap().unwrap();
+    assert_eq!((held.state, held.held), (State::Queued, Some(key("service/leika:99107023037000"))));
+    lab.operations.release(&key("service/leika:99107023037000"), order().by).await.unwrap();
+    lab.run(Duration::from_secs(60)).await;
+    assert_eq!(lab.state(id).await, State::Delivered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_bulk_operation_does_not_keep_others_waiting() {
+    let (lab, _) = with_dead_letters(1).await;
+    let (dead, _) = lab.operations.dead_letters(&DeadFilter::default(), None, 99).await.unwrap();
+    let slow = Bulk { action: Action::Cancel, filter: DeadFilter::default(), all: true, rate: Some(1) };
+    let slow = lab.operations.submit(slow, order()).await.unwrap();
+    lab.run_with_jobs(Duration::from_secs(2)).await;
+    let quick = Bulk { action: Action::Cancel, filter: DeadFilter::default(), all: true, rate: None };
+    let quick = lab.operations.submit(quick, order()).await.unwrap();
+    lab.run_with_jobs(Duration::from_secs(1)).await;
+    let quick = lab.operations.job(&quick.id).await.unwrap();
+    assert_eq!(quick.state, JobState::Done);
+    assert!(quick.done >= dead.len() as u64 - 5, "{quick:?}");
+    lab.run_with_jobs(Duration::from_secs(120)).await;
+    assert_eq!(lab.operations.job(&slow.id).await.unwrap().state, JobState::Done);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_handed_over_before_its_time_also_when_it_goes_another_way() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default()).await;
+    let mut later = metadata();
+    later.not_before = Some(noon().checked_add(HOUR).unwrap());
+    let id = lab.submit("later", later, ChannelKind::Amqp).await;
+    lab.run(Duration::from_secs(60)).await;
+    lab.serve_by_mailbox();
+    let moved = lab.operations.act(Action::Reroute, id, order()).await.unwrap();
+    assert_eq!((moved.state.as_str(), lab.lease().await.len()), ("waiting", 0));
+    lab.run(HOUR).await;
+    assert_eq!(lab.lease().await, [id]);
+}
