@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use amtsbote_it::{part, sha256, text};
 use futures::StreamExt as _;
@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::book::{Book, Fate};
+use crate::book::{Book, Fate, Taken};
 use crate::node::Addresses;
 
 /// Pause before a request is repeated.
@@ -104,28 +104,35 @@ impl Caller {
         Some(reply.bytes().await.ok()?.to_vec())
     }
 
-    /// What became of a message that never arrived.
-    pub(crate) async fn fate(&self, id: &str) -> Fate {
-        loop {
+    /// What became of a message that is not settled.
+    pub(crate) async fn fate(&self, id: &str, lane: Lane) -> Fate {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             let asked = self.ask(self.request(Method::GET, &format!("/v1/submissions/{id}"))).await;
-            match asked {
-                Some((200, answer)) => {
-                    return match answer["state"].as_str().unwrap_or_default() {
-                        "dead" | "rejected" => Fate::Dead,
-                        "delivered" | "acknowledged" | "cancelled" | "expired" => Fate::Lost,
-                        _ => Fate::Parked,
-                    };
-                }
-                Some((404, _)) => return Fate::Lost,
-                _ => tokio::time::sleep(AGAIN).await,
-            }
+            let Some((200, answer)) = asked else {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            };
+            return match answer["state"].as_str().unwrap_or_default() {
+                "acknowledged" => Fate::Taken(Taken::Acknowledged),
+                "rejected" => Fate::Taken(Taken::Refused),
+                "dead" if answer["reason"]["last"]["code"] == "damaged" => Fate::Lost,
+                "dead" => Fate::Dead,
+                "delivered" | "fetched" if lane == MAILBOX => Fate::Parked,
+                "delivered" | "fetched" | "cancelled" | "expired" => Fate::Lost,
+                _ => Fate::Parked,
+            };
         }
+        Fate::Lost
     }
 
-    /// Everything that happened to a message, as its sender is told.
+    /// What happened to a message last, as its sender is told.
     pub(crate) async fn card(&self, id: &str) -> String {
         let asked = self.ask(self.request(Method::GET, &format!("/v1/submissions/{id}/events"))).await;
-        asked.map_or_else(|| "no answer".to_owned(), |(_, card)| card["events"].to_string())
+        let Some((_, card)) = asked else { return "no answer".to_owned() };
+        let events = card["events"].as_array().map_or(&[][..], Vec::as_slice);
+        let last: Vec<String> = events.iter().rev().take(5).map(Value::to_string).collect();
+        last.join(", before that ")
     }
 
     /// Submits one message and repeats it until there is an answer or the laboratory ends; whether it was accepted.
@@ -133,6 +140,7 @@ impl Caller {
         let metadata =
             json!({ "service": { "ozg": lane.service }, "area": { "ars": lane.area } }).to_string();
         while !self.outside.ended.load(Ordering::Relaxed) {
+            let sent = Instant::now();
             let form = reqwest::multipart::Form::new()
                 .part("metadata", text(&metadata))
                 .part("document", part("antrag.bin", "application/octet-stream", document));
@@ -141,7 +149,7 @@ impl Caller {
             match self.ask(request).await {
                 Some((200 | 202, answer)) => {
                     let id = answer["id"].as_str().unwrap_or_default().to_owned();
-                    self.outside.book.accepted(id, sha256(document));
+                    self.outside.book.accepted(id, sha256(document), lane, sent);
                     return true;
                 }
                 Some((status, answer)) if !matches!(status, 429 | 500..=599) => {
@@ -194,7 +202,7 @@ impl Caller {
         let Some(content) = self.bytes(href).await else { return };
         let attempt = message["attempt"].as_u64().unwrap_or(0);
         let marked = message["redelivered"].as_bool().unwrap_or(false);
-        self.outside.book.arrived(MAILBOX.name, id.to_owned(), sha256(&content), marked);
+        self.outside.book.arrived(id.to_owned(), sha256(&content), marked);
         let poisoned = content.starts_with(POISON);
         let action = match () {
             // It crashes on it twice, then it refuses it.
@@ -210,9 +218,12 @@ impl Caller {
         let body = json!({ "code": "unreadable", "detail": "cannot be parsed" });
         let request = request.map(|request| if poisoned { request.json(&body) } else { request });
         // Without an answer the lease runs out and the message comes again, marked.
-        if let (Some((200, _)), "reject") = (self.ask(request).await, action) {
-            self.outside.book.refused(id.to_owned());
-        }
+        let taken = match (self.ask(request).await, action) {
+            (Some((200, _)), "reject") => Taken::Refused,
+            (Some((200, _)), "acknowledge") => Taken::Acknowledged,
+            _ => return,
+        };
+        self.outside.book.taken(id.to_owned(), taken);
     }
 }
 
@@ -234,54 +245,89 @@ fn document(random: &mut StdRng, careless: u32) -> Vec<u8> {
     content
 }
 
-/// A department that reads a queue, again and again connecting to its broker.
-pub(crate) async fn reader(outside: Arc<Outside>, url: String, queue: &'static str) {
-    while !outside.ended.load(Ordering::Relaxed) {
-        if read_queue(&outside, &url, queue).await.is_err() {
-            tokio::time::sleep(AGAIN).await;
+impl Caller {
+    /// A department that reads a queue, again and again connecting to its broker.
+    pub(crate) async fn reader(self, url: String, queue: &'static str) {
+        while !self.outside.ended.load(Ordering::Relaxed) {
+            if self.read_queue(&url, queue).await.is_err() {
+                tokio::time::sleep(AGAIN).await;
+            }
         }
     }
-}
 
-async fn read_queue(outside: &Outside, url: &str, queue: &'static str) -> lapin::Result<()> {
-    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
-    channel.basic_qos(100, lapin::options::BasicQosOptions::default()).await?;
-    let consume = BasicConsumeOptions::default();
-    let mut consumer =
-        channel.basic_consume(queue.into(), "torture".into(), consume, FieldTable::default()).await?;
-    while !outside.ended.load(Ordering::Relaxed) {
-        let next = tokio::time::timeout(Duration::from_millis(500), consumer.next()).await;
-        let delivery = match next {
-            Ok(Some(delivery)) => delivery?,
-            Ok(None) => return Ok(()),
-            Err(_) if connection.status().connected() => continue,
-            Err(_) => return Ok(()),
-        };
-        let properties = &delivery.properties;
-        let attempt = properties
-            .headers()
-            .as_ref()
-            .and_then(|headers| headers.inner().get("amtsbote-attempt").cloned());
-        let marked =
-            delivery.redelivered || matches!(attempt, Some(AMQPValue::LongInt(attempt)) if attempt > 1);
-        let id = properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
-        let digest = match referenced(properties) {
-            Some(digest) => digest,
-            None => sha256(&delivery.data),
-        };
-        outside.book.arrived(queue, id, digest, marked);
-        delivery.ack(BasicAckOptions::default()).await?;
+    async fn read_queue(&self, url: &str, queue: &'static str) -> lapin::Result<()> {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        channel.basic_qos(100, lapin::options::BasicQosOptions::default()).await?;
+        let consume = BasicConsumeOptions::default();
+        let mut consumer =
+            channel.basic_consume(queue.into(), "torture".into(), consume, FieldTable::default()).await?;
+        while !self.outside.ended.load(Ordering::Relaxed) {
+            let next = tokio::time::timeout(Duration::from_millis(500), consumer.next()).await;
+            let delivery = match next {
+                Ok(Some(delivery)) => delivery?,
+                Ok(None) => return Ok(()),
+                Err(_) if connection.status().connected() => continue,
+                Err(_) => return Ok(()),
+            };
+            let properties = &delivery.properties;
+            let attempt = properties
+                .headers()
+                .as_ref()
+                .and_then(|headers| headers.inner().get("amtsbote-attempt").cloned());
+            let marked =
+                delivery.redelivered || matches!(attempt, Some(AMQPValue::LongInt(attempt)) if attempt > 1);
+            let id = properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
+            let content = match referenced(properties) {
+                Some(href) => self.fetch(&href).await,
+                None => Some(delivery.data.clone()),
+            };
+            // Without an end of the laboratory there is content.
+            let Some(content) = content else { return Ok(()) };
+            self.outside.book.arrived(id, sha256(&content), marked);
+            // It crashes on what it cannot parse; the second time it puts that aside.
+            if content.starts_with(POISON) && !delivery.redelivered {
+                return Ok(());
+            }
+            delivery.ack(BasicAckOptions::default()).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// A document that is not in the message, asked for until the gateway has an answer. What it says it does not have is empty.
+    async fn fetch(&self, href: &str) -> Option<Vec<u8>> {
+        while !self.outside.ended.load(Ordering::Relaxed) {
+            let asked = self.request(Method::GET, href).map(RequestBuilder::send);
+            let reply = match asked {
+                Some(asked) => asked.await.ok(),
+                None => None,
+            };
+            match reply.map(|reply| (reply.status(), reply)) {
+                Some((status, reply)) if status.is_success() => {
+                    if let Ok(bytes) = reply.bytes().await {
+                        return Some(bytes.to_vec());
+                    }
+                }
+                Some((status, reply)) if status.is_client_error() && status.as_u16() != 429 => {
+                    eprintln!("{href} was refused: {:?}", reply.text().await);
+                    return Some(Vec::new());
+                }
+                _ => {}
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        None
+    }
 }
 
-/// Digest of a document that is not in the message but fetched from the gateway.
+/// Where a document is that is not in the message.
 fn referenced(properties: &lapin::BasicProperties) -> Option<String> {
     let headers = properties.headers().as_ref()?.inner();
     let text = |name: &str| match headers.get(name) {
         Some(AMQPValue::LongString(text)) => Some(text.to_string()),
         _ => None,
     };
-    (text("amtsbote-document")? == "referenced").then(|| text("amtsbote-document-sha256"))?
+    let parts: Value = serde_json::from_str(&text("amtsbote-parts")?).ok()?;
+    let document = parts.as_array()?.iter().find(|part| part["n"] == 0)?;
+    (text("amtsbote-document")? == "referenced").then(|| document["href"].as_str().map(str::to_owned))?
 }

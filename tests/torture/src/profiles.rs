@@ -71,7 +71,7 @@ impl Profile {
     pub(crate) fn usual_cycles(self) -> u32 {
         match self {
             Self::Kill | Self::Power => 50,
-            Self::SlowDisk | Self::Clock => 30,
+            Self::SlowDisk | Self::Clock => 60,
             Self::Broker | Self::DiskFull | Self::Poison => 10,
             Self::Flood => 3,
         }
@@ -116,7 +116,8 @@ async fn run(setup: Setup, cycles: u32, mut cycle: impl AsyncFnMut(&mut World, u
         progress(number + 1, cycles, &world);
     }
     if world.is_on_shim() {
-        world.control(0, 0, false);
+        // What a clock that was ahead has put off has to come during the drain.
+        world.control(JUMP * 1_000_000_000, 0, false);
     }
     finish(world, json!({})).await
 }
@@ -156,7 +157,13 @@ async fn power_fails(world: &mut World) {
     world.until_accepted(PER_CYCLE, CYCLE).await;
     world.a_moment(50).await;
     let fault = Instant::now();
+    if world.random.random_range(0..8) == 0 {
+        // The disk goes first: syncs fail, then the power.
+        world.control(0, 0, true);
+        world.a_moment(300).await;
+    }
     world.kill().await;
+    world.control(0, 0, false);
     world.power_fails();
     if world.random.random_range(0..5) == 0 {
         world.kill_at_start().await;
@@ -209,9 +216,11 @@ async fn slow_disk(world: &mut World, cycle: u32) {
     }
 }
 
+/// Seconds the wall clock jumps at most; the directory refuses who is further away from its own time.
+const JUMP: i64 = 45;
+
 async fn clock(world: &mut World) {
-    // What a clock that was ahead has put off comes when the right clock is there, within the patience of the drain.
-    let jump = world.random.random_range(-45_000..45_000) * 1_000_000_i64;
+    let jump = world.random.random_range(-JUMP..JUMP) * 1_000_000_000;
     world.control(jump, 0, false);
     world.until_accepted(PER_CYCLE, CYCLE).await;
     if world.random.random_range(0..5) == 0 {
@@ -300,10 +309,10 @@ async fn disk_full(setup: Setup, cycles: u32) -> Outcome {
 /// Traffic for the quiet lanes alone, then with the flood and an outage beside it; the ratio of their delays.
 async fn flood(setup: Setup, cycles: u32) -> Outcome {
     let mut world = World::start(Setup { careless: 0, ..setup }).await;
-    let (mut ratios, mut delays) = (Vec::new(), Vec::new());
+    let (mut ratios, mut delays, mut multiples) = (Vec::new(), Vec::new(), Vec::new());
     let quiet_pause = Duration::from_millis(120);
     for number in 0..cycles {
-        let mut phase = Vec::new();
+        let (mut phase, mut traffic) = (Vec::new(), Vec::new());
         for flooded in [false, true] {
             // One message for the quiet lane for every fifty of the flood.
             world.submit_as(&format!("quiet-{number}-{flooded}"), 1, &[QUIET], quiet_pause);
@@ -313,10 +322,8 @@ async fn flood(setup: Setup, cycles: u32) -> Outcome {
             }
             tokio::time::sleep(Duration::from_secs(12)).await;
             world.close().await;
-            let (quiet, flood) = (
-                world.outside.book.take_latencies(QUIET.name),
-                world.outside.book.take_latencies(QUEUE.name),
-            );
+            let (quiet, flood) =
+                (world.outside.book.take_latencies(QUIET), world.outside.book.take_latencies(QUEUE));
             eprintln!(
                 "round {number}, flood {flooded}: {} quiet, {} of the flood, median {:?}",
                 quiet.len(),
@@ -324,7 +331,9 @@ async fn flood(setup: Setup, cycles: u32) -> Outcome {
                 quiet[quiet.len() / 2]
             );
             phase.push(quiet[quiet.len() / 2]);
+            traffic.push(flood.len() as f64 / quiet.len() as f64);
         }
+        multiples.push(traffic[1]);
         ratios.push(phase[1].as_secs_f64() / phase[0].as_secs_f64());
         delays.push(phase[1].saturating_sub(phase[0]).as_secs_f64() * 1_000.0);
     }
@@ -332,7 +341,7 @@ async fn flood(setup: Setup, cycles: u32) -> Outcome {
         numbers.sort_by(f64::total_cmp);
         (numbers[numbers.len() / 2] * 100.0).round() / 100.0
     };
-    let more = json!({ "quiet_delay_ratio": median(ratios), "quiet_added_ms": median(delays) });
+    let more = json!({ "quiet_delay_ratio": median(ratios), "quiet_added_ms": median(delays), "flood_multiple": median(multiples) });
     finish(world, more).await
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::book::{Fate, Verdict};
 use crate::node::Node;
-use crate::parties::{Caller, Lane, Outside, QUEUE, QUIET, reader};
+use crate::parties::{Caller, DOWN, Lane, Outside, QUEUE, QUIET};
 use crate::power::{self, Loss};
 
 /// After so long without any progress the drain ends.
@@ -120,8 +120,9 @@ impl World {
         for number in 0..POLLERS {
             self.departments.push(tokio::spawn(department.clone().department(number)));
         }
-        for queue in [QUEUE.name, QUIET.name] {
-            self.departments.push(tokio::spawn(reader(Arc::clone(&self.outside), self.broker.url(), queue)));
+        for (account, queue) in [("registry", QUEUE.name), ("stranger", QUIET.name)] {
+            let reader = self.caller(account);
+            self.departments.push(tokio::spawn(reader.reader(self.broker.url(), queue)));
         }
     }
 
@@ -269,10 +270,13 @@ impl World {
         }
         let portal = self.caller("portal");
         let mut fates = std::collections::HashMap::new();
-        for id in self.outside.book.open() {
-            let fate = portal.fate(&id).await;
-            if fate != Fate::Dead && fates.values().filter(|one| **one == fate).count() < 5 {
-                eprintln!("{id} was acknowledged and did not arrive: {fate:?}; {}", portal.card(&id).await);
+        for (id, lane) in self.outside.book.open() {
+            let fate = portal.fate(&id, lane).await;
+            if matches!(fate, Fate::Lost | Fate::Parked)
+                && lane != DOWN
+                && fates.values().filter(|one| **one == fate).count() < 5
+            {
+                eprintln!("{id} is not settled: {fate:?}; {}", portal.card(&id).await);
             }
             fates.insert(id, fate);
         }
@@ -284,9 +288,7 @@ impl World {
         if let Some(node) = self.node.take() {
             node.stop().await;
         }
-        if verdict.lost + verdict.unmarked_duplicates > 0
-            || std::env::var_os("AMTSBOTE_TORTURE_KEEP").is_some()
-        {
+        if !verdict.is_clean() || std::env::var_os("AMTSBOTE_TORTURE_KEEP").is_some() {
             let kept = std::env::temp_dir().join(format!("amtsbote-torture-{}", std::process::id()));
             let copied =
                 std::process::Command::new("cp").arg("-r").arg(self.lab.path("")).arg(&kept).status();

@@ -228,8 +228,7 @@ impl Delivery {
             Input::Sealed(seal) => next.sealed(seal)?,
             Input::SealFailed { retry_at } => {
                 next.is_accepted()?;
-                next.delivery.state = State::Accepted { retry_at: Some(retry_at) };
-                next.note(EventKind::SealFailed { retry_at });
+                next.put_off(retry_at, EventKind::SealFailed { retry_at });
             }
             Input::StartAttempt { until } => next.start_attempt(until)?,
             Input::EndpointChanged { token, route } => {
@@ -328,9 +327,16 @@ impl Step {
 
     fn route_open(&mut self, reason: FailureReason, retry_at: Timestamp) -> Result<(), Refusal> {
         self.is_accepted()?;
-        self.delivery.state = State::Accepted { retry_at: Some(retry_at) };
-        self.note(EventKind::RouteOpen { reason, retry_at });
+        self.put_off(retry_at, EventKind::RouteOpen { reason, retry_at });
         Ok(())
+    }
+
+    /// Tries again later. The ProcessCard says so once, not at every try.
+    fn put_off(&mut self, retry_at: Timestamp, why: EventKind) {
+        if !matches!(self.delivery.state, State::Accepted { retry_at: Some(_) }) {
+            self.note(why);
+        }
+        self.delivery.state = State::Accepted { retry_at: Some(retry_at) };
     }
 
     fn refused(&mut self, reason: RejectReason) -> Result<(), Refusal> {
