@@ -16,9 +16,9 @@ use amtsbote_http::{Peer, Problem};
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::FromRequestParts;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::routing::get;
 use serde::Deserialize;
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -91,15 +91,6 @@ impl Operator {
 struct ReasonBody {
     /// For other operators; 1 to 500 bytes.
     reason: String,
-}
-
-fn body_problem(rejection: &JsonRejection) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "body-invalid", "The body cannot be read")
-        .detail(rejection.body_text())
-}
-
-fn query_problem(rejection: &QueryRejection) -> Problem {
-    fault::bad_request("query-invalid", "The query cannot be read").detail(rejection.body_text())
 }
 
 fn page_size(limit: Option<usize>) -> Result<usize, Problem> {
@@ -184,7 +175,15 @@ pub fn admin_document() -> Result<String, serde_json::Error> {
     document.to_pretty_json().map(|json| json + "\n")
 }
 
+/// The document, for those who may look.
+async fn openapi(_viewer: Viewer) -> Result<([(HeaderName, HeaderValue); 1], String), Problem> {
+    let unreadable = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "No document");
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, json)], admin_document().map_err(unreadable)?))
+}
+
 /// Everything the operators' face serves; without a fallback, so that it can be merged with other routes.
 pub fn admin_router(services: Arc<AdminServices>) -> Router {
-    build().split_for_parts().0.with_state(services)
+    let (router, _) = build().split_for_parts();
+    router.route("/admin/v1/openapi.json", get(openapi)).with_state(services)
 }

@@ -4,6 +4,7 @@
 //! belongs to others answers exactly like what does not exist.
 
 mod admin;
+mod body;
 mod caller;
 mod describe;
 mod fault;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::Services;
+use crate::body::json;
 use crate::caller::{At, Caller};
 use crate::describe::{LeaseHeader, LeaseProblems, MessagePath, NotFound};
 use crate::fault::{self, bad_request, not_found};
@@ -124,20 +125,6 @@ fn state_of(stored: &StoredMessage) -> Json<MessageState> {
 pub(crate) struct MailboxView {
     /// In the order of handing out; at most 100.
     messages: Vec<MailboxMessageView>,
-}
-
-fn json<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
-    body.map(|Json(body)| body).map_err(|rejection| match rejection.status() {
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "json-required",
-            "The body must be application/json",
-        ),
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large")
-        }
-        _ => bad_request("body-invalid", "The body is not the JSON object this call takes"),
-    })
 }
 
 fn within<T: PartialOrd + Copy>(

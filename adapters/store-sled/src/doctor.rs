@@ -11,7 +11,7 @@ use amtsbote_core::message::{Part, Sha256Digest};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::frame::{Found, FrameKind};
+use crate::frame::{Found, FrameKind, Position};
 use crate::index::{Index, IndexError, Row};
 use crate::keys::{self, Head, POSITION};
 use crate::quarantine::Quarantine;
@@ -55,6 +55,9 @@ pub struct Examination {
     pub quarantined: u64,
     /// What is wrong, worst first.
     pub findings: Vec<Finding>,
+    /// Places of the journal that cannot be read: segment, beginning, end.
+    #[serde(skip)]
+    damaged: Vec<(u32, u64, u64)>,
 }
 
 impl Examination {
@@ -67,6 +70,8 @@ impl Examination {
 /// What an examination says while it works: what it looks at, how much of it is done, and how much there is.
 pub type Progress<'a> = &'a dyn Fn(&str, u64, u64);
 
+/// What is remembered of examinations, in the quarantine.
+const FINDINGS: &str = "findings.ndjson";
 /// Bytes of a payload file read at a time.
 const READ: usize = 1 << 20;
 /// Rows of an index compared at a time.
@@ -83,14 +88,8 @@ pub fn examine(root: &Path, progress: Progress<'_>) -> Result<Examination, OpenE
     }
     let _lock = take_lock(root)?;
     let folder = Folder::new(root.join("journal"), read_salt(root)?.0);
-    let mut doctor = Doctor {
-        root,
-        folder,
-        progress,
-        report: Examination::default(),
-        payloads: BTreeMap::new(),
-        damaged: Vec::new(),
-    };
+    let mut doctor =
+        Doctor { root, folder, progress, report: Examination::default(), payloads: BTreeMap::new() };
     doctor.examine().map_err(failed)?;
     let mut report = doctor.report;
     report.findings.sort_by(|a, b| b.serious.cmp(&a.serious).then_with(|| a.cmp(b)));
@@ -104,8 +103,6 @@ struct Doctor<'a> {
     report: Examination,
     /// Messages whose payload is in a file, with its parts, as the journal has them.
     payloads: BTreeMap<MessageId, Vec<Part>>,
-    /// Places of the journal that cannot be read: segment, beginning, end.
-    damaged: Vec<(u32, u64, u64)>,
 }
 
 impl Doctor<'_> {
@@ -114,7 +111,7 @@ impl Doctor<'_> {
     }
 
     fn find_damage(&mut self, segment: u32, begin: u64, end: u64, what: &str) {
-        self.damaged.push((segment, begin, end));
+        self.report.damaged.push((segment, begin, end));
         self.find("journal", true, None, format!("segment {segment:08}, bytes {begin} to {end}: {what}"));
     }
 
@@ -181,7 +178,7 @@ impl Doctor<'_> {
                     let detail = format!(
                         "segment {segment:08}, bytes {offset} to {length}: a write that never ended, or the end is damaged"
                     );
-                    self.damaged.push((segment, offset, length));
+                    self.report.damaged.push((segment, offset, length));
                     self.find("tail", false, None, detail);
                     return Ok(());
                 }
@@ -334,14 +331,14 @@ impl Doctor<'_> {
     /// Messages that the index says to lie where the journal cannot be read.
     fn hurt(&self, index: &Index) -> Result<Vec<Finding>, IndexError> {
         let (mut findings, mut from) = (Vec::new(), b"h".to_vec());
-        while !self.damaged.is_empty() {
+        while !self.report.damaged.is_empty() {
             let rows = index.scan(&from, b"i", PAGE)?;
             let Some((last, _)) = rows.last() else { break };
             from = [last.as_slice(), b"\0"].concat();
             for (key, value) in rows {
                 let head = Head::decode(&value)?;
                 let lies_in = |at: crate::frame::Position| {
-                    self.damaged.iter().any(|(segment, begin, end)| {
+                    self.report.damaged.iter().any(|(segment, begin, end)| {
                         at.segment == *segment && (*begin..*end).contains(&at.offset)
                     })
                 };
@@ -476,6 +473,29 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<u64> {
         };
     }
     Ok(bytes)
+}
+
+/// Puts into the quarantine what an examination found unreadable in the journal, and adds all its findings to `findings.ndjson`
+/// there: once the index is built anew nobody else may know which messages are lost. The journal stays as it is; what of it is
+/// still needed goes on hurting, until retention ends that.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn put_aside(root: &Path, found: &Examination) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Io { folder: root.to_owned(), source };
+    let _lock = take_lock(root)?;
+    let (folder, quarantine) = (Folder::new(root.join("journal"), read_salt(root)?.0), Quarantine::of(root));
+    for (segment, begin, end) in &found.damaged {
+        let bytes = folder.bytes(*segment).map_err(failed)?;
+        let at = Position { segment: *segment, offset: *begin };
+        quarantine.keep_bytes(&bytes, at, *end, "frame").map_err(failed)?;
+    }
+    let mut lines = Vec::new();
+    for finding in found.findings.iter().filter(|finding| finding.serious) {
+        serde_json::to_writer(&mut lines, finding).map_err(|error| failed(error.into()))?;
+        lines.push(b'\n');
+    }
+    quarantine.add(FINDINGS, &lines).map_err(failed)
 }
 
 /// Puts the index aside, so that the next opening builds it anew; for an index that has grown far beyond what it holds.

@@ -38,7 +38,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
-pub use doctor::{Examination, Finding, Progress, discard_index, examine};
+pub use doctor::{Examination, Finding, Progress, discard_index, examine, put_aside};
 pub use recovery::OpenReport;
 pub use scrub::ScrubReport;
 pub use shared::{RoomLimits, StoreObserver, StoreOptions, Unobserved};

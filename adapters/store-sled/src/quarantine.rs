@@ -1,6 +1,7 @@
 //! Where bytes go that nobody can read: kept durably under a free name, never overwritten, never deleted by the store, except
 //! for indexes, which can be made anew.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,25 @@ impl Quarantine {
         let path = self.free(&name)?;
         let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
         file.write_all(bytes)?;
+        file.sync_all()?;
+        sync_folder(&self.0)
+    }
+
+    /// Adds lines to a file, without those that stand there already; durable when this returns.
+    pub(crate) fn add(&self, name: &str, lines: &[u8]) -> io::Result<()> {
+        let path = self.0.join(name);
+        let known = std::fs::read(&path).unwrap_or_default();
+        let known: BTreeSet<&[u8]> = known.split_inclusive(|byte| *byte == b'\n').collect();
+        let mut new =
+            lines.split_inclusive(|byte| *byte == b'\n').filter(|line| !known.contains(line)).peekable();
+        if new.peek().is_none() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(&self.0)?;
+        let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+        for line in new {
+            file.write_all(line)?;
+        }
         file.sync_all()?;
         sync_folder(&self.0)
     }

@@ -265,13 +265,35 @@ impl Operations {
         })
     }
 
-    /// Releases what was held.
+    /// Releases what was held; a reason goes into the audit trail.
     ///
     /// # Errors
     /// [`OperationError::NotHeld`].
-    pub async fn release(&self, key: &HoldKey, by: AccountName) -> Result<Hold, OperationError> {
-        let lifted = self.ports.controls.lift(key, by, None, self.ports.clock.now()).await?;
+    pub async fn release(
+        &self,
+        key: &HoldKey,
+        by: AccountName,
+        reason: Option<String>,
+    ) -> Result<Hold, OperationError> {
+        let lifted = self.ports.controls.lift(key, by, reason, self.ports.clock.now()).await?;
         lifted.ok_or(OperationError::NotHeld)
+    }
+
+    /// Writes into the audit trail that somebody takes dead letters with their whole history.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    pub async fn exporting(&self, filter: &DeadFilter, by: AccountName) -> Result<(), OperationError> {
+        let entry = AuditEntry {
+            at: self.ports.clock.now(),
+            by,
+            action: "export".to_owned(),
+            target: "dead-letters".to_owned(),
+            reason: None,
+            before: None,
+            after: serde_json::to_value(filter).ok(),
+        };
+        self.commit(Vec::new(), vec![entry.note(self.ports.entropy.as_ref())]).await
     }
 
     /// All destinations for which something waits, or which are held or out of order; and the number of dead letters. Reads all

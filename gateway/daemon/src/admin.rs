@@ -46,18 +46,12 @@ impl FromRequestParts<Arc<Insight>> for Operator {
     }
 }
 
-/// The operators' interface, with `GET /admin/v1/status` and its OpenAPI document besides.
+/// The operators' interface, with `GET /admin/v1/status` besides.
 pub(crate) fn operator(insight: Arc<Insight>, services: Arc<AdminServices>) -> Router {
-    let document = amtsbote_rest::admin_document().unwrap_or_default();
-    let json = HeaderValue::from_static("application/json");
     Router::new()
         .route("/admin/v1/status", get(status))
         .with_state(insight)
         .merge(amtsbote_rest::admin_router(services))
-        .route(
-            "/admin/v1/openapi.json",
-            get(move || std::future::ready(([(header::CONTENT_TYPE, json.clone())], document.clone()))),
-        )
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not-found", "There is no such path") })
         .method_not_allowed_fallback(|| async {
             let title = "This path does not take this method";

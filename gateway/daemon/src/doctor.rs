@@ -3,7 +3,9 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
-use amtsbote_store_sled::{Examination, OpenError, OpenReport, StoreOptions, discard_index, examine, open};
+use amtsbote_store_sled::{
+    Examination, OpenError, OpenReport, StoreOptions, discard_index, examine, open, put_aside,
+};
 use clap::Args;
 use serde_json::json;
 
@@ -18,7 +20,7 @@ pub struct DoctorArguments {
     /// The store itself
     #[arg(long, conflicts_with = "config")]
     store: Option<PathBuf>,
-    /// Put into quarantine what cannot be read, and build the index anew if it is wrong
+    /// Copy what cannot be read to the quarantine, and build the index anew if it is wrong
     #[arg(long)]
     repair: bool,
     /// Build the index anew, so that it takes no more room than it needs
@@ -76,7 +78,10 @@ impl DoctorArguments {
         let index_is_wrong = found.findings.iter().any(|finding| finding.kind == "index");
         let opened = match (self.repair, self.compact) {
             (false, false) => None,
-            (_, compact) => {
+            (repair, compact) => {
+                if repair {
+                    put_aside(&store, &found)?;
+                }
                 if compact || index_is_wrong {
                     discard_index(&store)?;
                 }
@@ -100,7 +105,7 @@ impl DoctorArguments {
                 None if !found.findings.is_empty() => {
                     writeln!(
                         out,
-                        "Nothing was changed. --repair does what is said above; starting the gateway does, too."
+                        "Nothing was changed. --repair copies what cannot be read to the quarantine and builds a wrong index anew."
                     )?;
                 }
                 None => {}
@@ -156,5 +161,6 @@ fn write_repair(out: &mut impl std::io::Write, report: &OpenReport) -> std::io::
     if let Some(reason) = &report.rebuilt {
         writeln!(out, "index built anew: {reason}")?;
     }
-    writeln!(out, "The store opens: {} frames replayed.", report.replayed)
+    writeln!(out, "The store opens: {} frames replayed.", report.replayed)?;
+    writeln!(out, "What was hurt is copied and listed in the folder `quarantine`; hurt messages stay hurt.")
 }

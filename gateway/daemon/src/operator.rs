@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::SystemClock;
 use client::OperatorClient;
 pub use client::{CommandError, Connection};
-use table::{age, print_table, text};
+use table::{age, clean, print_table, say, text};
 
 /// What operators can do.
 #[derive(Debug, Subcommand)]
@@ -37,13 +37,13 @@ pub enum OperatorCommand {
         #[arg(requires = "reason")]
         key: Option<String>,
         /// Why, for other operators
-        #[arg(long)]
+        #[arg(long, requires = "key")]
         reason: Option<String>,
         /// When it ends by itself, such as 2027-01-04T07:00:00+01:00
-        #[arg(long, conflicts_with = "length")]
+        #[arg(long, requires = "key", conflicts_with = "length")]
         until: Option<Timestamp>,
         /// How long it lasts, such as 90m or 3d
-        #[arg(long = "for", value_parser = duration)]
+        #[arg(long = "for", requires = "key", value_parser = duration)]
         length: Option<Duration>,
         /// Where the gateway is
         #[command(flatten)]
@@ -55,6 +55,9 @@ pub enum OperatorCommand {
         scope: String,
         /// As it was held
         key: String,
+        /// Why, for other operators
+        #[arg(long)]
+        reason: Option<String>,
         /// Where the gateway is
         #[command(flatten)]
         at: Connection,
@@ -75,7 +78,7 @@ pub enum OperatorCommand {
     Audit {
         /// Lines
         #[arg(long, default_value_t = 50)]
-        limit: u32,
+        limit: usize,
         /// Where the gateway is
         #[command(flatten)]
         at: Connection,
@@ -235,7 +238,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text.parse().or_else(|_| {
         // Days have no fixed length in general; for a hold they do.
         let days = text.strip_suffix('d').and_then(|days| days.parse().ok());
-        days.map(|days: i64| jiff::SignedDuration::from_hours(24 * days)).ok_or("write 30s, 90m, 12h or 3d")
+        let hours = days.map(|days: i32| jiff::SignedDuration::from_hours(24 * i64::from(days)));
+        hours.ok_or("write 30s, 90m, 12h or 3d")
     })?;
     Duration::try_from(span).map_err(|_| "must be positive".to_owned())
 }
@@ -253,25 +257,28 @@ impl OperatorCommand {
             }
             Self::Hold { scope: Some(scope), key: Some(key), reason, until, length, at } => {
                 let now = SystemClock.now();
-                let until = until.or_else(|| length.and_then(|length| now.checked_add(length).ok()));
+                let too_long = |_| CommandError::Usage("--for reaches beyond the year 9999".to_owned());
+                let end = length.map(|length| now.checked_add(length).map_err(too_long)).transpose()?;
+                let until = until.or(end);
                 let path = hold_path(&scope, &key);
                 let body = json!({ "reason": reason, "until": until });
                 let answer = at.client()?.send(Method::PUT, &path, Some(&body)).await?;
-                show(&at, &answer, |hold| println!("held: {}", hold_line(hold)))
+                show(&at, &answer, |hold| say(&format!("held: {}", hold_line(hold))))
             }
             Self::Hold { at, .. } => {
                 let answer = at.client()?.get("/admin/v1/holds", &[]).await?;
                 show(&at, &answer, print_holds)
             }
-            Self::Release { scope, key, at } => {
-                let answer = at.client()?.send(Method::DELETE, &hold_path(&scope, &key), None).await?;
-                show(&at, &answer, |hold| println!("released: {}", hold_line(hold)))
+            Self::Release { scope, key, reason, at } => {
+                let body = reason.map(|reason| json!({ "reason": reason }));
+                let path = hold_path(&scope, &key);
+                let answer = at.client()?.send(Method::DELETE, &path, body.as_ref()).await?;
+                show(&at, &answer, |hold| say(&format!("released: {}", hold_line(hold))))
             }
             Self::DeadLetters { command } => command.run().await,
             Self::Bulk { command } => command.run().await,
             Self::Audit { limit, at } => {
-                let limit = [("limit", limit.to_string())];
-                let answer = at.client()?.get("/admin/v1/audit", &limit).await?;
+                let answer = pages(&at.client()?, "/admin/v1/audit", "entries", &[], limit).await?;
                 show(&at, &answer, print_audit)
             }
         }
@@ -282,7 +289,8 @@ impl DeadLetterCommand {
     async fn run(self) -> Result<(), CommandError> {
         match self {
             Self::List { filter, limit, at } => {
-                let answer = list(&at.client()?, &filter, limit).await?;
+                let path = "/admin/v1/dead-letters";
+                let answer = pages(&at.client()?, path, "deadLetters", &filter.pairs(), limit).await?;
                 show(&at, &answer, print_dead_letters)
             }
             Self::Show { id, at } => {
@@ -293,17 +301,15 @@ impl DeadLetterCommand {
             Self::Reroute(one) => one.act("reroute").await,
             Self::Cancel(one) => one.act("cancel").await,
             Self::Export { filter, to, at } => {
-                let mut file: Box<dyn std::io::Write> = match &to {
-                    Some(path) => Box::new(create(path)?),
-                    None => Box::new(std::io::stdout().lock()),
-                };
                 let lines = at.client()?.get_raw("/admin/v1/dead-letters/export", &filter.pairs()).await?;
-                let written = file.write_all(&lines).and_then(|()| file.flush());
-                written.map_err(|error| CommandError::Output(error.to_string()))?;
-                if let Some(path) = to {
-                    let count = lines.iter().filter(|byte| **byte == b'\n').count();
-                    println!("{count} dead letters written to {}", path.display());
-                }
+                let Some(path) = to else {
+                    let mut out = std::io::stdout().lock();
+                    let written = out.write_all(&lines).and_then(|()| out.flush());
+                    return written.map_err(|error| CommandError::Output(error.to_string()));
+                };
+                replace(&path, &lines)?;
+                let count = lines.iter().filter(|byte| **byte == b'\n').count();
+                say(&format!("{count} dead letters written to {}", path.display()));
                 Ok(())
             }
         }
@@ -315,7 +321,7 @@ impl OneArguments {
         let body = json!({ "reason": self.reason });
         let path = message_path(&self.id, &format!("/{action}"));
         let answer = self.at.client()?.send(Method::POST, &path, Some(&body)).await?;
-        show(&self.at, &answer, |after| println!("{}: now {}", text(after, "id"), text(after, "state")))
+        show(&self.at, &answer, |after| say(&format!("{}: now {}", text(after, "id"), text(after, "state"))))
     }
 }
 
@@ -332,9 +338,11 @@ impl BulkCommand {
                 match answer["job"].as_str() {
                     Some(job) if wait => follow(&client, &at, job).await,
                     Some(_) => show(&at, &answer, |taken| {
-                        println!("bulk operation {}: {} messages", text(taken, "job"), taken["count"]);
+                        say(&format!("bulk operation {}: {} messages", text(taken, "job"), taken["count"]));
                     }),
-                    None => show(&at, &answer, |counted| println!("{} messages match", counted["count"])),
+                    None => {
+                        show(&at, &answer, |counted| say(&format!("{} messages match", counted["count"])))
+                    }
                 }
             }
             Self::List { at } => {
@@ -354,25 +362,27 @@ impl BulkCommand {
     }
 }
 
-/// Pages of dead letters up to a limit, as one answer.
-async fn list(
+/// Pages of a list up to a limit, as one answer.
+async fn pages(
     client: &OperatorClient,
-    filter: &FilterArguments,
+    path: &str,
+    name: &str,
+    filter: &[(&'static str, String)],
     limit: usize,
 ) -> Result<Value, CommandError> {
     let (mut found, mut cursor) = (Vec::new(), None::<String>);
     while found.len() < limit {
-        let mut query = filter.pairs();
+        let mut query = filter.to_vec();
         query.push(("limit", (limit - found.len()).min(1_000).to_string()));
         query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
-        let mut page = client.get("/admin/v1/dead-letters", &query).await?;
-        found.extend(page["deadLetters"].as_array_mut().map(std::mem::take).unwrap_or_default());
+        let mut page = client.get(path, &query).await?;
+        found.extend(page[name].as_array_mut().map(std::mem::take).unwrap_or_default());
         match page["next"].as_str() {
             Some(next) => cursor = Some(next.to_owned()),
             None => break,
         }
     }
-    Ok(json!({ "deadLetters": found, "next": cursor }))
+    Ok(json!({ name: found, "next": cursor }))
 }
 
 /// Shows how a bulk operation goes on until it ends.
@@ -384,7 +394,14 @@ async fn follow(client: &OperatorClient, at: &Connection, job: &str) -> Result<(
             if live {
                 eprintln!();
             }
-            return show(at, &answer, print_job);
+            show(at, &answer, print_job)?;
+            return match (text(&answer, "state"), answer["failed"].as_u64()) {
+                ("done", Some(0)) => Ok(()),
+                (state, _) => {
+                    let failed = &answer["failed"];
+                    Err(CommandError::Incomplete(format!("the operation is {state}, {failed} failed")))
+                }
+            };
         }
         if live {
             eprint!("\r{} of {} done, {} failed ", answer["done"], answer["total"], answer["failed"]);
@@ -393,8 +410,14 @@ async fn follow(client: &OperatorClient, at: &Connection, job: &str) -> Result<(
     }
 }
 
-fn create(path: &Path) -> Result<std::fs::File, CommandError> {
-    std::fs::File::create(path).map_err(|error| CommandError::Output(format!("{}: {error}", path.display())))
+/// Writes a file whole or not at all; what was there stays until then.
+fn replace(path: &Path, content: &[u8]) -> Result<(), CommandError> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
+        file.write_all(content)?;
+        file.persist(path).map_err(|error| error.error)
+    });
+    written.map(drop).map_err(|error| CommandError::Output(format!("{}: {error}", path.display())))
 }
 
 fn encode(text: &str) -> String {
@@ -416,7 +439,7 @@ fn job_path(job: &str) -> String {
 /// As a table for people, or as it came.
 fn show(at: &Connection, answer: &Value, print: impl FnOnce(&Value)) -> Result<(), CommandError> {
     if at.json {
-        println!("{answer:#}");
+        say(&format!("{answer:#}"));
     } else {
         print(answer);
     }
@@ -430,7 +453,7 @@ fn members<'a>(answer: &'a Value, name: &str) -> &'a [Value] {
 fn hold_line(hold: &Value) -> String {
     let until = hold["until"].as_str().map_or(String::new(), |until| format!(", until {until}"));
     let (scope, key, reason) = (text(hold, "scope"), text(hold, "key"), text(hold, "reason"));
-    format!("{scope} {key} ({reason}; by {}{until})", text(hold, "by"))
+    clean(&format!("{scope} {key} ({reason}; by {}{until})", text(hold, "by")))
 }
 
 fn print_holds(answer: &Value) {
@@ -468,7 +491,7 @@ fn print_queues(answer: &Value) {
     };
     let destinations = members(answer, "destinations").iter().map(row);
     print_table(&["DESTINATION", "STATE", "MESSAGES", "OLDEST", "WHY"], destinations, "nothing waits");
-    println!("dead letters: {}", answer["deadLetters"]);
+    say(&format!("dead letters: {}", answer["deadLetters"]));
 }
 
 fn print_dead_letters(answer: &Value) {
@@ -487,13 +510,13 @@ fn print_dead_letters(answer: &Value) {
     let heads = ["ID", "SINCE", "DESTINATION", "ACCOUNT", "ATTEMPTS", "CODE", "DETAIL"];
     print_table(&heads, members(answer, "deadLetters").iter().map(row), "no dead letters");
     if answer["next"].is_string() {
-        println!("there are more; raise --limit or narrow the filter");
+        say("there are more; raise --limit or narrow the filter");
     }
 }
 
 fn print_message(message: &Value) {
-    println!("{} is {}", text(message, "id"), text(message, "state"));
-    println!("destination {}, account {}", text(message, "destination"), text(message, "account"));
+    say(&format!("{} is {}", text(message, "id"), text(message, "state")));
+    say(&format!("destination {}, account {}", text(message, "destination"), text(message, "account")));
     let row = |event: &Value| {
         let mut rest = event.clone();
         if let Some(members) = rest.as_object_mut() {
@@ -513,7 +536,7 @@ fn print_message(message: &Value) {
 fn print_job(job: &Value) {
     print_jobs(std::slice::from_ref(job));
     for failure in members(job, "failures") {
-        println!("{}: {}", text(failure, "id"), text(failure, "problem"));
+        say(&clean(&format!("{}: {}", text(failure, "id"), text(failure, "problem"))));
     }
 }
 

@@ -383,6 +383,14 @@ async fn the_doctor_examines_repairs_and_keeps_away_from_a_running_gateway() {
     assert_eq!(std::fs::read(&journal).unwrap(), before, "looking changes nothing");
     let (code, stdout, _) = doctor(&lab, &["--repair"]);
     assert_eq!((code, stdout.contains("HURT message")), (1, true), "{stdout}");
+    let quarantine = lab.store().join("quarantine");
+    let kept: Vec<_> = std::fs::read_dir(&quarantine).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let frame = kept.iter().find(|path| path.extension().is_some_and(|extension| extension == "frame"));
+    let frame = std::fs::read(frame.unwrap()).unwrap();
+    assert!(before.windows(frame.len()).any(|window| window == frame), "exactly what cannot be read");
+    let listed = std::fs::read_to_string(quarantine.join("findings.ndjson")).unwrap();
+    assert!(listed.contains(&ids[2]), "{listed}");
+    assert!(std::fs::read(&journal).unwrap().starts_with(&before), "it is not the journal that is changed");
     lab.start_gateway().await;
     let (_, leased) = lab.client("department").lease(10).await;
     let found: Vec<_> = leased.iter().map(|one| one["id"].as_str().unwrap()).collect();

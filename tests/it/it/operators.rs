@@ -90,7 +90,8 @@ async fn an_operator_holds_and_releases() {
     lab.start_gateway().await;
     assert!(lease(&lab.client("department")).await.is_empty());
     assert_eq!(json_of(&lab, &["hold"])["holds"][0]["key"], office);
-    let (code, stdout, _) = command(&lab, &["release", "destination", &office]);
+    let (code, stdout, _) =
+        command(&lab, &["release", "destination", &office, "--reason", "Server stehen wieder"]);
     assert_eq!((code, stdout.starts_with("released: ")), (0, true), "{stdout}");
     let (_, leased) = lab.client("department").lease(5).await;
     assert_eq!(leased[0]["id"], id);
@@ -98,6 +99,31 @@ async fn an_operator_holds_and_releases() {
     let trail = json_of(&lab, &["audit"]);
     let actions: Vec<_> = trail["entries"].as_array().unwrap().iter().map(|one| &one["action"]).collect();
     assert_eq!(actions, ["release", "hold"]);
+    assert_eq!(trail["entries"][0]["reason"], "Server stehen wieder");
+}
+
+#[tokio::test]
+async fn senders_do_not_read_what_operators_write() {
+    let lab = Lab::start(Options::default()).await;
+    let (portal, operator) = (lab.client("portal"), lab.operator("operator"));
+    let held = operator.request(Method::PUT, "/admin/v1/holds/account/portal");
+    assert_eq!(operator.send(held.json(&json!({ "reason": "intern: Herr Meier" }))).await.status, 200);
+    let id = portal.submit("k1", METADATA, b"<antrag/>").await;
+    let department = lab.client("department");
+    until(&lab, async || {
+        assert!(lease(&department).await.is_empty());
+        let card = portal.get(&format!("/v1/submissions/{id}/events")).await.json.to_string();
+        card.contains("\"held\"").then_some(())
+    })
+    .await;
+    let given_up = json!({ "reason": "intern: Frau Schulz" });
+    let cancelled = operator.post(&format!("/admin/v1/dead-letters/{id}/cancel"), &given_up).await;
+    assert_eq!(cancelled.status, 200, "{}", cancelled.json);
+    let card = portal.get(&format!("/v1/submissions/{id}/events")).await.json.to_string();
+    assert!(card.contains("\"held\"") && card.contains("\"cancelled\""), "{card}");
+    assert!(!card.contains("intern") && !card.contains("operator"), "{card}");
+    let seen = operator.get(&format!("/admin/v1/dead-letters/{id}")).await.json.to_string();
+    assert!(seen.contains("Herr Meier") && seen.contains("Frau Schulz"), "{seen}");
 }
 
 #[tokio::test]
@@ -162,14 +188,29 @@ async fn what_an_operator_gets_wrong_is_said() {
         assert_eq!(operator.get(path).await.problem(), "query-invalid", "{path}");
     }
     assert_eq!(operator.get("/admin/v1/bulk/none").await.status, 404);
+    // The field is named, what stands in it is not.
+    let answer = operator.post("/admin/v1/bulk", &json!({ "action": "redrive", "rate": "Mustermann" })).await;
+    assert_eq!((&answer.json["field"], answer.problem()), (&json!("rate"), "body-invalid"));
+    assert!(!answer.json.to_string().contains("Mustermann"), "{}", answer.json);
+    let answer = operator.get("/admin/v1/audit?limit=Mustermann").await;
+    assert_eq!((&answer.json["field"], answer.problem()), (&json!("limit"), "query-invalid"));
+    assert!(!answer.json.to_string().contains("Mustermann"), "{}", answer.json);
     // The commands say the same, with exit codes.
     let (code, _, stderr) = command(&lab, &["hold", "account", "nobody", "--reason", "x"]);
     assert_eq!(code, 64);
     assert!(stderr.contains("no account of that name is known here"), "{stderr}");
     let (code, _, stderr) = command(&lab, &["hold", "account", "portal"]);
     assert_eq!(code, 64, "{stderr}");
-    let (code, _, _) = command(&lab, &["bulk", "start", "redrive", "--reason", "x"]);
-    assert_eq!(code, 64);
+    for usage in [
+        &["bulk", "start", "redrive", "--reason", "x"][..],
+        &["hold", "--reason", "x"],
+        &["hold", "account", "portal", "--reason", "x", "--for", "9999999d"],
+        &["hold", "account", "portal", "--reason", "x", "--for", "99999999999999999d"],
+    ] {
+        let (code, _, stderr) = command(&lab, usage);
+        assert_eq!(code, 64, "{usage:?}: {stderr}");
+    }
+    assert_eq!(json_of(&lab, &["hold"])["holds"], json!([]), "nothing of that is in force");
 }
 
 #[tokio::test]
@@ -187,7 +228,9 @@ async fn roles_decide_who_may_look_and_who_may_act() {
     assert_eq!(viewer.send(put).await.problem(), "role-missing");
     assert_eq!(portal.get("/admin/v1/destinations").await.problem(), "role-missing");
     let stranger = Party { base: viewer.base.clone(), ..lab.client_with(None) };
-    assert_eq!(stranger.get("/admin/v1/destinations").await.problem(), "certificate-required");
+    for path in ["/admin/v1/destinations", "/admin/v1/openapi.json"] {
+        assert_eq!(stranger.get(path).await.problem(), "certificate-required", "{path}");
+    }
     let unknown = ["queues", "--certificate", "pki/department.pem", "--key", "pki/department.key"];
     assert_eq!(command(&lab, &unknown).0, 64);
 }

@@ -285,7 +285,8 @@ impl World {
     /// An operator releases everything.
     async fn release(&mut self, process: &Process) {
         for hold in process.operations.holds() {
-            while let Err(OperationError::Store(_)) = process.operations.release(&hold.key, order().by).await
+            while let Err(OperationError::Store(_)) =
+                process.operations.release(&hold.key, order().by, None).await
             {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

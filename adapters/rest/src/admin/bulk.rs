@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::dead_letters::Filter;
-use super::{AdminServices, Operator, Viewer, body_problem, problem};
+use super::{AdminServices, Operator, Viewer, problem};
+use crate::body::json;
 use crate::caller::At;
 use crate::describe::NotFound;
 
@@ -140,7 +141,7 @@ pub(super) async fn submit(
     operator: Operator,
     body: Result<Json<BulkBody>, JsonRejection>,
 ) -> Result<(StatusCode, Json<SubmittedView>), Problem> {
-    let Json(body) = body.map_err(|rejection| body_problem(&rejection))?;
+    let body = json(body)?;
     let bulk = Bulk { action: body.action, filter: body.filter.parse()?, all: body.all, rate: body.rate };
     if body.dry_run {
         let count = services.operations.preview(&bulk).await.map_err(problem)?;

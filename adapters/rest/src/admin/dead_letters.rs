@@ -7,8 +7,8 @@ use std::sync::Arc;
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{DeadHead, DeadReason, Event, State as MessageState};
 use amtsbote_core::id::MessageId;
-use amtsbote_core::operations::{Action, DeadFilter, Operations};
-use amtsbote_core::port::{DeadCursor, HeadEntry, StoredMessage};
+use amtsbote_core::operations::{Action, DeadFilter, OperationError, Operations};
+use amtsbote_core::port::{DeadCursor, HeadEntry, StoreError, StoredMessage};
 use amtsbote_http::Problem;
 use axum::Json;
 use axum::body::Body;
@@ -18,11 +18,11 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::json as object;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{
-    AdminServices, Operator, PAGE_MAX, ReasonBody, Viewer, body_problem, page_size, problem, query_problem,
-};
+use super::{AdminServices, Operator, PAGE_MAX, ReasonBody, Viewer, page_size, problem};
+use crate::body::{json, query_problem};
 use crate::caller::At;
 use crate::describe::{MessagePath, NotFound};
 use crate::fault::bad_request;
@@ -206,13 +206,14 @@ pub(super) async fn list(
 
 /// Export dead letters with their whole history, one JSON object per line
 ///
-/// Payloads are not part of it.
+/// Payloads are not part of it; a message that cannot be read is a line with its id and the problem. An answer that breaks off
+/// is not complete.
 #[utoipa::path(get, path = "/admin/v1/dead-letters/export", tag = "dead letters", operation_id = "exportDeadLetters", params(Filter),
     responses((status = 200, description = "One message per line", body = String, content_type = "application/x-ndjson"),
         (status = 400, description = "Malformed query", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn export(
     State(services): State<Arc<AdminServices>>,
-    _operator: Operator,
+    operator: Operator,
     query: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(filter) = query.map_err(|rejection| query_problem(&rejection))?;
@@ -223,6 +224,7 @@ pub(super) async fn export(
         ids: VecDeque::new(),
         ended: false,
     };
+    services.operations.exporting(&export.filter, operator.0.name.clone()).await.map_err(problem)?;
     let lines = futures::stream::unfold(export, |mut export| async move {
         let line = export.next().await.transpose()?;
         Some((line, export))
@@ -244,12 +246,17 @@ impl Export {
     async fn next(&mut self) -> Result<Option<Bytes>, std::io::Error> {
         loop {
             while let Some(id) = self.ids.pop_front() {
-                // Damaged ones cannot be exported; `doctor` and the list name them.
-                if let Ok(stored) = self.operations.message(id).await {
-                    let mut line = serde_json::to_vec(&MessageView::from(stored))?;
-                    line.push(b'\n');
-                    return Ok(Some(line.into()));
-                }
+                let line = match self.operations.message(id).await {
+                    Ok(stored) => serde_json::to_vec(&MessageView::from(stored))?,
+                    // Its retention has ended meanwhile.
+                    Err(OperationError::UnknownMessage) => continue,
+                    Err(OperationError::Store(StoreError::Damaged { detail, .. })) => {
+                        serde_json::to_vec(&object!({ "id": id, "problem": "damaged", "detail": detail }))?
+                    }
+                    // The answer breaks off, so that nobody takes it for all of it.
+                    Err(error) => return Err(std::io::Error::other(error)),
+                };
+                return Ok(Some([line.as_slice(), b"\n"].concat().into()));
             }
             if self.ended {
                 return Ok(None);
@@ -290,7 +297,7 @@ async fn act(
     id: MessageId,
     body: Result<Json<ReasonBody>, JsonRejection>,
 ) -> Result<Json<ActionView>, Problem> {
-    let Json(ReasonBody { reason }) = body.map_err(|rejection| body_problem(&rejection))?;
+    let ReasonBody { reason } = json(body)?;
     let after = services.operations.act(action, id, operator.order(reason)?).await.map_err(problem)?;
     Ok(Json(ActionView { id: id.to_string(), state: after.shown_state() }))
 }

@@ -11,7 +11,8 @@ use axum::extract::rejection::JsonRejection;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{AdminServices, Operator, Viewer, body_problem, problem};
+use super::{AdminServices, Operator, ReasonBody, Viewer, problem};
+use crate::body::json;
 use crate::caller::At;
 use crate::fault::bad_request;
 
@@ -98,7 +99,7 @@ pub(super) async fn put(
     At((scope, key)): At<(String, String)>,
     body: Result<Json<HoldBody>, JsonRejection>,
 ) -> Result<Json<HoldView>, Problem> {
-    let Json(HoldBody { reason, until }) = body.map_err(|rejection| body_problem(&rejection))?;
+    let HoldBody { reason, until } = json(body)?;
     let (key, order) = (key_of(&scope, &key)?, operator.order(reason)?);
     let (hold, _) = services.operations.hold(key, order, until).await.map_err(problem)?;
     Ok(Json(hold.into()))
@@ -106,15 +107,20 @@ pub(super) async fn put(
 
 /// Release what is held; it goes on slowly, earliest deadline first
 #[utoipa::path(delete, path = "/admin/v1/holds/{scope}/{key}", tag = "queues", operation_id = "release",
-    params(HoldPath),
+    params(HoldPath), request_body(content = Option<ReasonBody>, description = "Why, if there is something to say"),
     responses((status = 200, description = "Released; the hold as it was", body = HoldView),
         (status = 404, description = "There is no such hold", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn lift(
     State(services): State<Arc<AdminServices>>,
-    Operator(account): Operator,
+    operator: Operator,
     At((scope, key)): At<(String, String)>,
+    body: Result<Option<Json<ReasonBody>>, JsonRejection>,
 ) -> Result<Json<HoldView>, Problem> {
     let key = key_of(&scope, &key)?;
-    let hold = services.operations.release(&key, account.name.clone()).await.map_err(problem)?;
+    let reason = match body.transpose() {
+        Some(body) => Some(operator.order(json(body)?.reason)?.reason),
+        None => None,
+    };
+    let hold = services.operations.release(&key, operator.0.name.clone(), reason).await.map_err(problem)?;
     Ok(Json(hold.into()))
 }

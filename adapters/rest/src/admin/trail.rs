@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{AdminServices, Viewer, page_size, problem, query_problem};
+use super::{AdminServices, Viewer, page_size, problem};
+use crate::body::query_problem;
 
 /// Which page.
 #[derive(Deserialize, IntoParams)]

@@ -373,7 +373,7 @@ impl Operations {
         }
     }
 
-    async fn commit(&self, changes: Vec<Change>, notes: Vec<Note>) -> Result<(), OperationError> {
+    pub(super) async fn commit(&self, changes: Vec<Change>, notes: Vec<Note>) -> Result<(), OperationError> {
         match self.ports.store.commit_with(changes, notes).await {
             Ok(()) | Err(CommitError::Stale(_)) => Ok(()),
             Err(CommitError::Store(error)) => Err(error.into()),

@@ -11,6 +11,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use url::Url;
 
+use super::table::clean;
+
 /// Longest answer: an export of very many dead letters.
 const ANSWER: usize = 1 << 30;
 
@@ -66,15 +68,19 @@ pub enum CommandError {
         /// What happened.
         problem: String,
     },
+    /// It was carried out, but not on everything.
+    #[error("{0}")]
+    Incomplete(String),
     /// The result cannot be written.
     #[error("cannot write: {0}")]
     Output(String),
 }
 
 impl CommandError {
-    /// Exit code: 64 bad usage, 70 internal, 75 a dependency is missing or busy.
+    /// Exit code: 1 not everything was done, 64 bad usage, 70 internal, 75 a dependency is missing or busy.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Incomplete(_) => 1,
             Self::Usage(_) => 64,
             Self::Refused { status, .. } if *status < 500 => 64,
             Self::Refused { .. } | Self::Unavailable { .. } => 75,
@@ -192,8 +198,8 @@ impl OperatorClient {
     }
 
     async fn exchange(&self, method: Method, url: Url, body: Bytes) -> Result<Bytes, CommandError> {
-        let json = HeaderValue::from_static("application/json");
-        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json)]);
+        let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let headers: HeaderMap = (!body.is_empty()).then_some(json).into_iter().collect();
         let reply = self.inner.exchange(method, url, headers, body).await.map_err(|error| match error {
             ClientError::Timeout => self.unavailable("does not answer in time"),
             error => self.unavailable(format!("cannot be reached: {}", chain(&error))),
@@ -214,7 +220,9 @@ fn refused(status: StatusCode, body: &[u8]) -> CommandError {
     let member = |name: &str| problem[name].as_str().map(str::to_owned);
     CommandError::Refused {
         status: status.as_u16(),
-        title: member("title").unwrap_or_else(|| status.to_string()),
-        detail: member("detail"),
+        title: clean(&member("title").unwrap_or_else(|| status.to_string())),
+        detail: member("detail")
+            .or_else(|| member("field").map(|field| format!("field {field}")))
+            .map(|detail| clean(&detail)),
     }
 }

@@ -1,5 +1,7 @@
 //! Tables for people.
 
+use std::io::Write as _;
+
 use amtsbote_core::Timestamp;
 use serde_json::Value;
 
@@ -8,13 +10,24 @@ pub(super) fn text<'a>(object: &'a Value, name: &str) -> &'a str {
     object[name].as_str().unwrap_or_default()
 }
 
-/// Prints columns as wide as they need to be; control characters of foreign texts are not shown.
+/// A foreign text without its control characters.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Prints a line. Who reads no further, such as `head`, has what they want.
+pub(super) fn say(line: &str) {
+    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+        let enough = error.kind() == std::io::ErrorKind::BrokenPipe;
+        std::process::exit(if enough { 0 } else { 70 });
+    }
+}
+
+/// Prints columns as wide as they need to be.
 pub(super) fn print_table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>, nothing: &str) {
-    let clean = |cell: String| cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let rows: Vec<Vec<String>> = rows.map(|row| row.into_iter().map(clean).collect()).collect();
+    let rows: Vec<Vec<String>> = rows.map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
     if rows.is_empty() {
-        println!("{nothing}");
-        return;
+        return say(nothing);
     }
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
@@ -25,9 +38,9 @@ pub(super) fn print_table(heads: &[&str], rows: impl Iterator<Item = Vec<String>
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    println!("{}", line(heads));
+    say(&line(heads));
     for row in &rows {
-        println!("{}", line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
+        say(&line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
     }
 }
 

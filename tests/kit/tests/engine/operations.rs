@@ -67,7 +67,7 @@ async fn a_weekend_hold_uses_up_nothing_and_releases_in_deadline_order() {
         let delivery = lab.store.head(*id).await.unwrap().unwrap();
         assert_eq!((delivery.state, delivery.attempts, delivery.retries.failures), (State::Queued, 0, 0));
     }
-    lab.operations.release(&key(&office()), "operator".parse().unwrap()).await.unwrap();
+    lab.operations.release(&key(&office()), "operator".parse().unwrap(), None).await.unwrap();
     lab.run(Duration::from_secs(60)).await;
     let arrived: Vec<_> = lab.channel.seen().iter().map(|seen| seen.id).collect();
     assert_eq!(arrived, expected);
@@ -108,7 +108,7 @@ async fn services_accounts_and_messages_can_be_held_on_every_channel() {
             assert_eq!((delivery.shown_state(), delivery.attempts), ("held", 0), "{scope}");
             let read = lab.mailboxes.read(&lab.department, id, 0, 0).await;
             assert!(read.is_err(), "{scope}");
-            lab.operations.release(&hold, "operator".parse().unwrap()).await.unwrap();
+            lab.operations.release(&hold, "operator".parse().unwrap(), None).await.unwrap();
             lab.run(Duration::from_secs(30)).await;
             let arrived = if channel == ChannelKind::Mailbox {
                 lab.lease().await.len()
@@ -130,7 +130,7 @@ async fn a_held_mailbox_hands_nothing_out() {
     assert!(lab.lease().await.is_empty());
     assert!(lab.mailboxes.list(&lab.department, 9).await.unwrap().is_empty());
     assert!(lab.mailboxes.read(&lab.department, id, 0, 0).await.is_err());
-    lab.operations.release(&mailbox, "operator".parse().unwrap()).await.unwrap();
+    lab.operations.release(&mailbox, "operator".parse().unwrap(), None).await.unwrap();
     assert_eq!(lab.lease().await, [id]);
 }
 
@@ -150,7 +150,10 @@ async fn nonsense_is_not_held() {
     let past = lab.operations.hold(key(&office()), order(), Some(noon())).await;
     assert!(matches!(past, Err(OperationError::EndsInThePast)));
     let by = || "operator".parse().unwrap();
-    assert!(matches!(lab.operations.release(&key(&office()), by()).await, Err(OperationError::NotHeld)));
+    assert!(matches!(
+        lab.operations.release(&key(&office()), by(), None).await,
+        Err(OperationError::NotHeld)
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,7 +199,7 @@ async fn what_piled_up_is_let_go_at_the_release_rate() {
     let arrived = || lab.channel.seen().len();
     lab.run_while(async {
         seconds(3600).await;
-        lab.operations.release(&key(&office()), "operator".parse().unwrap()).await.unwrap();
+        lab.operations.release(&key(&office()), "operator".parse().unwrap(), None).await.unwrap();
         seconds(10).await;
         assert!((40..=56).contains(&arrived()), "{} in ten seconds", arrived());
         seconds(60).await;
@@ -437,7 +440,7 @@ async fn a_held_service_is_held_however_senders_name_it() {
     lab.run(Duration::from_secs(60)).await;
     let held = lab.store.head(id).await.unwrap().unwrap();
     assert_eq!((held.state, held.held), (State::Queued, Some(key("service/leika:99107023037000"))));
-    lab.operations.release(&key("service/leika:99107023037000"), order().by).await.unwrap();
+    lab.operations.release(&key("service/leika:99107023037000"), order().by, None).await.unwrap();
     lab.run(Duration::from_secs(60)).await;
     assert_eq!(lab.state(id).await, State::Delivered);
 }
