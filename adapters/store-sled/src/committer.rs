@@ -71,6 +71,11 @@ pub(crate) enum Request {
         body: Body,
         done: oneshot::Sender<Result<(), StoreError>>,
     },
+    /// Closes the open segment, if it is still this one.
+    Close {
+        segment: u32,
+        done: oneshot::Sender<Result<(), StoreError>>,
+    },
     /// Takes a checkpoint now.
     Checkpoint {
         done: oneshot::Sender<Result<(), StoreError>>,
@@ -88,7 +93,7 @@ impl Request {
             | Self::Move { body, .. }
             | Self::MoveNotes { body, .. }
             | Self::Keep { body, .. } => Some(body),
-            Self::Checkpoint { .. } | Self::Stop => None,
+            Self::Close { .. } | Self::Checkpoint { .. } | Self::Stop => None,
         }
     }
 
@@ -98,7 +103,10 @@ impl Request {
             Self::Accept { done, .. } => drop(done.send(Err(error()))),
             Self::Change { done, .. } => drop(done.send(Err(error().into()))),
             Self::Move { done, .. } | Self::MoveNotes { done, .. } => drop(done.send(Err(error()))),
-            Self::Forget { done, .. } | Self::Keep { done, .. } | Self::Checkpoint { done } => {
+            Self::Forget { done, .. }
+            | Self::Keep { done, .. }
+            | Self::Close { done, .. }
+            | Self::Checkpoint { done } => {
                 drop(done.send(Err(error())));
             }
             Self::Stop => {}
@@ -264,8 +272,8 @@ impl Committer {
             return;
         }
         let count = written.len();
-        self.index.apply(group.ops, self.tail.position());
-        self.shared.committed(&group.live, count, started.elapsed());
+        self.index.apply(std::mem::take(&mut group.ops), self.tail.position());
+        self.shared.committed(&group, count, started.elapsed());
         for (request, reply) in batch.into_iter().zip(replies) {
             self.answer(request, reply);
         }
@@ -280,6 +288,13 @@ impl Committer {
                 drop(done.send(Ok(moved)));
             }
             (Request::Forget { done, .. } | Request::Keep { done, .. }, _) => drop(done.send(Ok(()))),
+            (Request::Close { segment, done }, _) => {
+                let closed = match self.tail.position().segment == segment {
+                    true => self.tail.rotate().map_err(|error| write_error("opening a segment", error)),
+                    false => Ok(()),
+                };
+                drop(done.send(closed.map_err(|error| self.judge(error).error())));
+            }
             (Request::Checkpoint { done }, _) => {
                 drop(done.send(self.checkpoint_now()));
             }
@@ -419,7 +434,7 @@ fn decide(
             (Reply::Moved(true), true)
         }
         Request::Keep { .. } => (Reply::Done, true),
-        Request::Checkpoint { .. } | Request::Stop => (Reply::Done, false),
+        Request::Close { .. } | Request::Checkpoint { .. } | Request::Stop => (Reply::Done, false),
     })
 }
 
@@ -456,7 +471,7 @@ impl Settler {
         if self.work.is_none() && due {
             self.last = Instant::now();
             let position = index.close();
-            let settled = position.map(|position| Checkpoint { position, live: shared.live() });
+            let settled = position.map(|position| shared.checkpoint(position));
             let index = Arc::clone(index);
             let settle = move || index.settle(position).map(|()| settled);
             self.work = Some(std::thread::Builder::new().name("store-index".to_owned()).spawn(settle)?);
@@ -469,8 +484,7 @@ impl Settler {
         self.collect()?;
         let position = index.close();
         index.settle(position)?;
-        self.settled =
-            position.map(|position| Checkpoint { position, live: shared.live() }).or(self.settled.take());
+        self.settled = position.map(|position| shared.checkpoint(position)).or(self.settled.take());
         Ok(())
     }
 

@@ -63,6 +63,8 @@ pub(crate) struct Group {
     lines: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     pub(crate) ops: Vec<Op>,
     pub(crate) live: Vec<(u32, i64)>,
+    /// Segments with bytes of payloads that nobody needs any more.
+    pub(crate) stripped: Vec<u32>,
 }
 
 impl Group {
@@ -217,6 +219,9 @@ impl Group {
             let freed = u32::try_from(state.freed).unwrap_or(u32::MAX).min(first.weight);
             first.weight -= freed;
             self.live.push((first.at.segment, -i64::from(freed)));
+            if freed > 0 {
+                self.stripped.extend(head.segments());
+            }
         }
         let entry = entry_at(frame, state.entry);
         self.live.push((entry.at.segment, i64::from(entry.weight)));

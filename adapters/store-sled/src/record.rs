@@ -11,6 +11,7 @@ use amtsbote_core::port::NoteKind;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::Position;
@@ -136,11 +137,15 @@ pub(crate) enum CheckpointRecord {
     V1(Checkpoint),
 }
 
-/// A position, and the bytes still needed per segment at that position.
+/// A position, and how the segments are used at that position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
     pub(crate) position: Position,
+    /// Bytes still needed per segment.
     pub(crate) live: Vec<(u32, u64)>,
+    /// Segments that still have bytes of payloads whose retention is over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) stripped: Vec<(u32, Option<Timestamp>)>,
 }
 
 /// A record cannot be read.

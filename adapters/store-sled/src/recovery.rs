@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 
 use amtsbote_core::id::MessageId;
+use jiff::Timestamp;
 
 use crate::frame::{Found, FrameKind, Header, Position};
 use crate::group::{Group, NewMessage, NewNote, NewState};
@@ -50,6 +51,8 @@ pub(crate) struct Recovered {
     pub(crate) length: u64,
     pub(crate) group: u64,
     pub(crate) live: BTreeMap<u32, u64>,
+    /// Segments with bytes of payloads whose retention is over.
+    pub(crate) stripped: BTreeMap<u32, Option<Timestamp>>,
     /// Messages that were forgotten in what was replayed.
     pub(crate) forgotten: BTreeSet<MessageId>,
 }
@@ -87,6 +90,7 @@ pub(crate) struct Replay<'a> {
     quarantine: Quarantine,
     report: &'a mut OpenReport,
     live: BTreeMap<u32, i64>,
+    stripped: BTreeMap<u32, Option<Timestamp>>,
     forgotten: BTreeSet<MessageId>,
     orphans: BTreeSet<MessageId>,
 }
@@ -102,6 +106,7 @@ impl<'a> Replay<'a> {
             quarantine: Quarantine::of(root),
             report,
             live: BTreeMap::new(),
+            stripped: BTreeMap::new(),
             forgotten: BTreeSet::new(),
             orphans: BTreeSet::new(),
         }
@@ -110,12 +115,13 @@ impl<'a> Replay<'a> {
     /// Replays everything from `from` on.
     pub(crate) fn run(mut self, from: Option<Checkpoint>) -> Result<Recovered, RecoveryError> {
         let position = Position { segment: 0, offset: 0 };
-        let beginning = Checkpoint { position, live: Vec::new() };
-        let Checkpoint { position: start, live } = from.unwrap_or(beginning);
+        let beginning = Checkpoint { position, live: Vec::new(), stripped: Vec::new() };
+        let Checkpoint { position: start, live, stripped } = from.unwrap_or(beginning);
+        self.stripped = stripped.into_iter().collect();
         self.live = live.into_iter().map(|(segment, bytes)| (segment, bytes.cast_signed())).collect();
         let segments = self.folder.segments()?;
-        let (live, forgotten) = (BTreeMap::new(), BTreeSet::new());
-        let mut recovered = Recovered { segment: 1, length: 0, group: 1, live, forgotten };
+        let (live, stripped, forgotten) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let mut recovered = Recovered { segment: 1, length: 0, group: 1, live, stripped, forgotten };
         for segment in segments.iter().copied().filter(|segment| *segment >= start.segment) {
             let begin = if segment == start.segment { start.offset } else { 0 };
             let is_last = segments.last() == Some(&segment);
@@ -125,6 +131,8 @@ impl<'a> Replay<'a> {
         self.index.settle(self.index.close())?;
         self.report.lost = self.orphans.difference(&self.forgotten).copied().collect();
         recovered.forgotten = self.forgotten;
+        self.stripped.retain(|segment, _| segments.contains(segment));
+        recovered.stripped = self.stripped;
         recovered.live = self.live.into_iter().map(|(n, bytes)| (n, bytes.max(0).cast_unsigned())).collect();
         Ok(recovered)
     }
@@ -204,6 +212,9 @@ impl<'a> Replay<'a> {
         };
         for (segment, change) in &group.live {
             *self.live.entry(*segment).or_default() += change;
+        }
+        for segment in &group.stripped {
+            self.stripped.entry(*segment).or_default();
         }
         let end = Position { segment: at.segment, offset: at.offset + header.frame_length() };
         self.index.apply(group.ops, end);

@@ -166,7 +166,8 @@ impl Tail {
         self.file.sync_data()
     }
 
-    fn rotate(&mut self) -> io::Result<()> {
+    /// Closes the segment and opens the next.
+    pub(crate) fn rotate(&mut self) -> io::Result<()> {
         self.file.sync_all()?;
         *self = Self::resume(self.folder.clone(), self.segment + 1, 0, self.group)?;
         Ok(())

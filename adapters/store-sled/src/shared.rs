@@ -6,6 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+use crate::frame::Position;
+use crate::group::Group;
+use crate::record::Checkpoint;
+
 /// Takes the store's own measurements; implemented by whoever keeps metrics.
 pub trait StoreObserver: Send + Sync {
     /// A group was committed.
@@ -68,6 +74,8 @@ pub(crate) struct Shared {
     limits: RoomLimits,
     stopped: RwLock<Option<String>>,
     live: Mutex<BTreeMap<u32, u64>>,
+    /// Segments with bytes of payloads whose retention is over, and when giving space back saw that first.
+    stripped: Mutex<BTreeMap<u32, Option<Timestamp>>>,
     /// Segments that cannot be emptied.
     spoiled: Mutex<BTreeSet<u32>>,
     quarantined: AtomicU64,
@@ -82,7 +90,7 @@ impl Shared {
     pub(crate) fn new(
         options: StoreOptions,
         root: &Path,
-        live: BTreeMap<u32, u64>,
+        (live, stripped): (BTreeMap<u32, u64>, BTreeMap<u32, Option<Timestamp>>),
         quarantined: u64,
     ) -> Self {
         let StoreOptions { observer, room: limits } = options;
@@ -91,6 +99,7 @@ impl Shared {
             limits,
             stopped: RwLock::default(),
             live: Mutex::new(live),
+            stripped: Mutex::new(stripped),
             spoiled: Mutex::default(),
             quarantined: AtomicU64::new(quarantined),
             room: Mutex::new(Room::Enough),
@@ -181,14 +190,19 @@ impl Shared {
         self.quarantined.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn committed(&self, live: &[(u32, i64)], frames: usize, elapsed: Duration) {
+    pub(crate) fn committed(&self, group: &Group, frames: usize, elapsed: Duration) {
         {
             let mut known = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-            for (segment, change) in live {
+            for (segment, change) in &group.live {
                 let bytes = known.entry(*segment).or_default();
                 *bytes = bytes.saturating_add_signed(*change);
             }
         }
+        let mut stripped = self.stripped.lock().unwrap_or_else(PoisonError::into_inner);
+        for segment in &group.stripped {
+            stripped.entry(*segment).or_default();
+        }
+        drop(stripped);
         if frames > 0 {
             self.observer.committed(frames, elapsed);
         }
@@ -204,6 +218,19 @@ impl Shared {
             .collect()
     }
 
+    /// How segments are used behind a position.
+    pub(crate) fn checkpoint(&self, position: Position) -> Checkpoint {
+        let stripped = self.stripped.lock().unwrap_or_else(PoisonError::into_inner);
+        let stripped = stripped.iter().map(|(segment, since)| (*segment, *since)).collect();
+        Checkpoint { position, live: self.live(), stripped }
+    }
+
+    /// Segments with bytes of payloads whose retention is over, and since when that is known.
+    pub(crate) fn stripped(&self, now: Timestamp) -> BTreeMap<u32, Timestamp> {
+        let mut stripped = self.stripped.lock().unwrap_or_else(PoisonError::into_inner);
+        stripped.iter_mut().map(|(segment, since)| (*segment, *since.get_or_insert(now))).collect()
+    }
+
     pub(crate) fn spoil(&self, segment: u32) {
         self.spoiled.lock().unwrap_or_else(PoisonError::into_inner).insert(segment);
     }
@@ -214,5 +241,6 @@ impl Shared {
 
     pub(crate) fn drop_segment(&self, segment: u32) {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment);
+        self.stripped.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment);
     }
 }

@@ -4,13 +4,14 @@
 //! that points there is on stable storage. The counts of live bytes only choose where to look.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
 use amtsbote_core::id::MessageId;
 use amtsbote_core::port::{NoteKind, StoreError};
 use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::committer::{Request, index_failed};
@@ -26,6 +27,9 @@ use crate::store::Inner;
 
 /// A segment is emptied when less than this share of it is needed.
 const WORTH: u64 = 4;
+/// A segment is emptied when bytes of payloads whose retention is over have stood there for so long, however much else of it is
+/// needed.
+const STRIPPED_STAYS: SignedDuration = SignedDuration::from_hours(24);
 
 /// Notes to be written again, with where they were seen.
 type SeenNotes = Vec<(NewNote, Position)>;
@@ -40,7 +44,7 @@ struct Remains {
 
 impl Inner {
     /// Closed segments that are worth emptying, oldest first.
-    fn worth_emptying(&self) -> io::Result<Vec<u32>> {
+    fn worth_emptying(&self, stripped: &BTreeMap<u32, Timestamp>, now: Timestamp) -> io::Result<Vec<u32>> {
         let live = self.shared.live();
         let segments = self.folder.segments()?;
         let Some((_, closed)) = segments.split_last() else { return Ok(Vec::new()) };
@@ -48,7 +52,8 @@ impl Inner {
         for segment in closed {
             let size = std::fs::metadata(self.folder.path(*segment))?.len();
             let needed = live.iter().find(|(number, _)| number == segment).map_or(0, |(_, bytes)| *bytes);
-            if needed < size / WORTH && !self.shared.is_spoiled(*segment) {
+            let is_worth_it = needed < size / WORTH || has_to_go(stripped, *segment, now);
+            if is_worth_it && !self.shared.is_spoiled(*segment) {
                 found.push(*segment);
             }
         }
@@ -56,8 +61,16 @@ impl Inner {
     }
 
     /// Empties what is worth it. A segment with a message that cannot be written again stays where it is.
-    pub(crate) async fn empty_segments(self: &Arc<Self>) -> Result<(), StoreError> {
-        for segment in self.reading(|inner| inner.worth_emptying().map_err(reclaiming)).await? {
+    pub(crate) async fn empty_segments(self: &Arc<Self>, now: Timestamp) -> Result<(), StoreError> {
+        let stripped = self.shared.stripped(now);
+        if let Some((last, _)) = stripped.last_key_value()
+            && has_to_go(&stripped, *last, now)
+        {
+            let (done, answer) = oneshot::channel();
+            self.ask::<_, StoreError>(Request::Close { segment: *last, done }, answer).await?;
+        }
+        let worth = move |inner: &Self| inner.worth_emptying(&stripped, now).map_err(reclaiming);
+        for segment in self.reading(worth).await? {
             match self.empty(segment).await {
                 Err(StoreError::Damaged { id, detail }) => {
                     tracing::warn!(segment, %id, detail, "A segment of the journal cannot be given back.");
@@ -228,6 +241,10 @@ impl Remains {
         }
         Ok(())
     }
+}
+
+fn has_to_go(stripped: &BTreeMap<u32, Timestamp>, segment: u32, now: Timestamp) -> bool {
+    stripped.get(&segment).is_some_and(|since| now.duration_since(*since) >= STRIPPED_STAYS)
 }
 
 fn reclaiming(source: io::Error) -> StoreError {

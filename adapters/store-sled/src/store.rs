@@ -85,10 +85,10 @@ impl Running {
         report: &OpenReport,
         options: &StoreOptions,
     ) -> io::Result<Self> {
-        let Recovered { segment, length, group, live, .. } = recovered;
+        let Recovered { segment, length, group, live, stripped, .. } = recovered;
         let tail = Tail::resume(folder.clone(), segment, length, group)?;
         let damaged = report.damaged.len() as u64;
-        let shared = Arc::new(Shared::new(options.clone(), root, live, damaged));
+        let shared = Arc::new(Shared::new(options.clone(), root, (live, stripped), damaged));
         let index = Arc::new(index);
         let payloads = Arc::new(Payloads::open(root, Arc::clone(&shared))?);
         let payload_files = Mutex::new(payloads.stored()?);
@@ -585,8 +585,8 @@ impl MessageStore for SledStore {
         self.reading(move |inner| ids.into_iter().try_for_each(|id| inner.remove_payload(id))).await
     }
 
-    async fn reclaim(&self, _: Timestamp) -> Result<(), StoreError> {
-        self.inner()?.empty_segments().await
+    async fn reclaim(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.inner()?.empty_segments(now).await
     }
 
     fn status(&self) -> StoreStatus {

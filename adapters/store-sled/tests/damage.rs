@@ -249,6 +249,43 @@ async fn what_was_forgotten_does_not_come_back_from_a_segment_that_had_to_stay()
     }
 }
 
+#[tokio::test]
+async fn payloads_go_from_the_journal_however_much_beside_them_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = reopen(folder.path());
+    let samples = Acceptances::default();
+    let secret = |n: u32| format!("<antrag><name>Mustermann {n}</name></antrag>").into_bytes();
+    let stands = |n: u32| {
+        let files = std::fs::read_dir(folder.path().join("journal")).unwrap();
+        let needle = secret(n);
+        files.into_iter().any(|file| {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            bytes.windows(needle.len()).any(|window| window == needle)
+        })
+    };
+    let accept = async |n: u32| {
+        let acceptance = samples.routed(&format!("small-{n}"), &secret(n), ChannelKind::Mailbox);
+        let id = acceptance.message.id;
+        assert_eq!(store.accept(acceptance).await.unwrap(), Accepted::First);
+        id
+    };
+    let (first, kept) = (accept(1).await, accept(2).await);
+    fill_one_segment(&store, &samples, folder.path()).await;
+    let open = accept(3).await;
+    finish(&store, &[first, open]).await;
+    store.reclaim(noon()).await.unwrap();
+    assert!(stands(1) && stands(3), "not worth it yet");
+    drop(store);
+    // What has to go is known after a restart, too.
+    let (store, _) = reopen(folder.path());
+    store.reclaim(noon().checked_add(jiff::SignedDuration::from_hours(24)).unwrap()).await.unwrap();
+    assert!(!stands(1) && !stands(3));
+    assert!(stands(2));
+    for id in [first, kept, open] {
+        assert!(store.load(id).await.unwrap().is_some());
+    }
+}
+
 /// Enough messages for two closed segments and an open one.
 async fn fill_segments(store: &SledStore, document: &[u8]) -> Vec<MessageId> {
     let samples = Acceptances::default();
