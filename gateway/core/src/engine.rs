@@ -448,7 +448,8 @@ impl Engine {
             }
         }
         let moved = self.commit_moves(moves).await?;
-        Ok((later.first().map(|timer| timer.due).or((full && moved).then_some(now)), lag))
+        let next = if full && moved { Some(now) } else { later.first().map(|timer| timer.due) };
+        Ok((next, lag))
     }
 
     /// What becomes of a message whose time has come.
