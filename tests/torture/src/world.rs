@@ -19,6 +19,8 @@ use crate::power::{self, Loss};
 
 /// After so long without any progress the drain ends.
 const NO_PROGRESS: Duration = Duration::from_secs(90);
+/// Leases have ended after so long; what is still open then may have been answered for.
+const UNHEARD: Duration = Duration::from_secs(12);
 /// Portals at work.
 const PORTALS: usize = 12;
 /// Pause of a portal after each message, so that departments keep up.
@@ -254,21 +256,30 @@ impl World {
     /// Everything works again: waits until all has arrived or nothing moves any more, and judges.
     pub(crate) async fn finish(mut self) -> Verdict {
         self.close().await;
-        let (mut last, mut moved) = (usize::MAX, Instant::now());
+        let portal = self.caller("portal");
+        let (mut last, mut moved, mut asked) = (usize::MAX, Instant::now(), false);
         loop {
-            let open = self.outside.book.open().len();
-            if open == 0 {
+            let open = self.outside.book.open();
+            if open.is_empty() {
                 break;
             }
-            if open != last {
-                (last, moved) = (open, Instant::now());
+            if open.len() != last {
+                (last, moved, asked) = (open.len(), Instant::now(), false);
+            }
+            // What a department said may have arrived without its hearing of it.
+            if moved.elapsed() > UNHEARD && !asked {
+                asked = true;
+                for (id, lane) in open {
+                    if let Fate::Taken(taken) = portal.fate(&id, lane).await {
+                        self.outside.book.taken(id, taken);
+                    }
+                }
             }
             if moved.elapsed() > NO_PROGRESS {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let portal = self.caller("portal");
         let mut fates = std::collections::HashMap::new();
         for (id, lane) in self.outside.book.open() {
             let fate = portal.fate(&id, lane).await;
