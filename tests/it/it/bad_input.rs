@@ -468,3 +468,44 @@ async fn bodies_beyond_the_memory_for_them_are_refused_and_welcome_later() {
     }
     portal.submit("later", METADATA, &vec![0; 2 << 20]).await;
 }
+
+#[tokio::test]
+async fn what_people_wrote_reaches_neither_log_nor_metrics() {
+    let lab = Lab::prepare(Options::default()).await;
+    // Everything the gateway could say.
+    let path = lab.path("amtsbote.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, after) = text.split_once("[log]\n").unwrap();
+    let after: Vec<&str> = after.lines().filter(|line| !line.starts_with("level")).collect();
+    let text = format!("{before}[log]\nlevel = \"trace\"\n{}\n", after.join("\n"));
+    std::fs::write(&path, text).unwrap();
+    let mut lab = lab;
+    lab.start_gateway().await;
+    let (portal, department) = (lab.client("portal"), lab.client("department"));
+    let metadata = r#"{"service":{"ozg":"10092"},"area":{"ars":"073150000000"},"subject":"Mustermann-subject","caseId":"Mustermann-case"}"#;
+    for n in 0..3 {
+        portal
+            .submit(&format!("Mustermann-key-{n}"), metadata, b"<antrag>Mustermann-document</antrag>")
+            .await;
+    }
+    let refused =
+        portal.submission("Mustermann-key-9", r#"{"subject":"Mustermann-subject"}"#, b"Mustermann-document");
+    assert_eq!(portal.send(refused).await.status, 400);
+    let conflict = portal.submission("Mustermann-key-0", metadata, b"Mustermann-other");
+    assert_eq!(portal.send(conflict).await.status, 409);
+    let (token, leased) = department.lease(3).await;
+    let id = |n: usize| leased[n]["id"].as_str().unwrap();
+    department.bytes(leased[0]["document"]["href"].as_str().unwrap()).await;
+    let reason = serde_json::json!({ "code": "unreadable", "detail": "Mustermann-detail" });
+    assert_eq!(department.on_message(id(0), "acknowledge", Some(&token), None).await.status, 200);
+    assert_eq!(department.on_message(id(1), "reject", Some(&token), Some(reason)).await.status, 200);
+    assert_eq!(department.on_message(id(2), "release", Some(&token), None).await.status, 200);
+    let metrics = lab.telemetry("/metrics").await.1;
+    lab.stop_gateway().await;
+    let log = lab.log();
+    assert!(log.contains(id(0)) || log.len() > 1_000, "the log says something: {log}");
+    for said in [log, metrics] {
+        let leaks: Vec<&str> = said.lines().filter(|line| line.contains("Mustermann")).collect();
+        assert!(leaks.is_empty(), "{}", leaks.join("\n"));
+    }
+}
