@@ -163,16 +163,24 @@ fn take_back(
         Change::Created if paths.get(&entry.file) != Some(&entry.path) => Ok(false),
         Change::Created => remove_file(entry.file, paths),
         Change::Folder => {
-            let there = paths.remove(&entry.file);
-            there.map_or(Ok(false), |path| std::fs::remove_dir_all(path).map(|()| true))
+            let Some(path) = paths.remove(&entry.file) else { return Ok(false) };
+            paths.retain(|_, one| !one.starts_with(&path));
+            std::fs::remove_dir_all(path).map(|()| true)
         }
         Change::Renamed { to, stash, .. } => {
-            // A rename that was noted and did not happen before the kill.
-            if paths.get(&entry.file) != Some(to) {
+            // A rename that was noted and did not happen before the kill, or whose old name was durably given to another since.
+            if paths.get(&entry.file) != Some(to) || entry.path.exists() {
                 return Ok(false);
             }
             std::fs::rename(to, &entry.path)?;
-            paths.insert(entry.file, entry.path.clone());
+            // With a folder everything in it moves.
+            for path in paths.values_mut() {
+                *path = match path.strip_prefix(to) {
+                    Ok(within) if within.as_os_str().is_empty() => entry.path.clone(),
+                    Ok(within) => entry.path.join(within),
+                    Err(_) => continue,
+                };
+            }
             bring_back(stash.as_deref(), to, paths)?;
             Ok(true)
         }
@@ -276,4 +284,42 @@ fn parse(record: &[u8]) -> Option<Entry> {
         _ => return None,
     };
     Some(Entry { number, file, folder, path: path_of(&path), change })
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    fn inode(path: &Path) -> u64 {
+        std::fs::metadata(path).unwrap().ino()
+    }
+
+    #[test]
+    fn what_lies_in_a_folder_that_was_moved_is_found_again() {
+        let root = tempfile::tempdir().unwrap();
+        let (index, aside) = (root.path().join("index"), root.path().join("quarantine"));
+        std::fs::create_dir_all(aside.join("index")).unwrap();
+        let (db, moved) = (index.join("db"), aside.join("index"));
+        std::fs::write(moved.join("db"), b"newer").unwrap();
+        let mut paths = inodes(root.path()).unwrap();
+        let (file, target) = (inode(&moved.join("db")), inode(&aside));
+        let entry =
+            |path: &Path, file, change| Entry { number: 1, file, folder: 0, path: path.to_owned(), change };
+        let rename = Change::Renamed { to: moved.clone(), target, stash: None };
+        let rename = entry(&index, inode(&moved), rename);
+        let write = Change::Write { offset: 0, length: 5, size: 5, old: b"older".to_vec() };
+        let write = entry(&db, file, write);
+        let random = &mut StdRng::seed_from_u64(1);
+        for change in [&rename, &write] {
+            assert!(take_back(change, true, &mut paths, random).unwrap());
+        }
+        assert_eq!(std::fs::read(&db).unwrap(), b"older");
+        assert!(!moved.exists());
+        assert!(!take_back(&rename, true, &mut paths, random).unwrap(), "it is taken back once");
+        let made = entry(&index, inode(&index), Change::Folder);
+        assert!(take_back(&made, true, &mut paths, random).unwrap());
+        assert!(!take_back(&write, true, &mut paths, random).unwrap(), "it went with its folder");
+    }
 }
