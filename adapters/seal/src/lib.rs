@@ -7,6 +7,7 @@ mod cades;
 mod key;
 mod receipt;
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -16,13 +17,18 @@ use amtsbote_core::delivery::SealRecord;
 use amtsbote_core::port::{Receipt, ReceiptSigner, SealError, SealRequest, Sealer};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 pub use key::KeyError;
 use key::SealKey;
 
 /// The gateway's seal; key and certificate can be replaced while it works.
-pub struct Seal(ArcSwap<SealKey>);
+pub struct Seal {
+    key: ArcSwap<SealKey>,
+    /// One signature for each core at a time.
+    turns: Arc<Semaphore>,
+}
 
 impl Seal {
     /// Loads certificate chain (leaf first) and key from PEM files.
@@ -30,7 +36,9 @@ impl Seal {
     /// # Errors
     /// When a file is unusable, the key is too weak, or key and certificate do not belong together.
     pub fn load(chain: &Path, key: &Path) -> Result<Self, KeyError> {
-        Ok(Self(ArcSwap::from_pointee(SealKey::load(chain, key)?)))
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let key = ArcSwap::from_pointee(SealKey::load(chain, key)?);
+        Ok(Self { key, turns: Arc::new(Semaphore::new(cores)) })
     }
 
     /// Puts another key into force; on error the old one stays.
@@ -38,13 +46,13 @@ impl Seal {
     /// # Errors
     /// As for [`Self::load`].
     pub fn replace(&self, chain: &Path, key: &Path) -> Result<(), KeyError> {
-        self.0.store(Arc::new(SealKey::load(chain, key)?));
+        self.key.store(Arc::new(SealKey::load(chain, key)?));
         Ok(())
     }
 
     /// The key, if what it signs at a time will verify.
     fn in_force(&self, at: Timestamp) -> Result<Arc<SealKey>, SealError> {
-        let key = self.0.load_full();
+        let key = self.key.load_full();
         if key.is_valid_at(at.into()) {
             Ok(key)
         } else {
@@ -52,25 +60,36 @@ impl Seal {
         }
     }
 
+    /// Signs on the blocking pool.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, SealError> + Send + 'static,
+    ) -> Result<T, SealError> {
+        let permit = Arc::clone(&self.turns).acquire_owned().await.map_err(failed)?;
+        let signing = spawn_blocking(move || {
+            let result = work();
+            drop(permit);
+            result
+        });
+        signing.await.map_err(failed)?
+    }
+
     /// When the certificate in force expires.
     pub fn expires(&self) -> SystemTime {
-        self.0.load().expires()
+        self.key.load().expires()
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, SealError> + Send + 'static,
-) -> Result<T, SealError> {
-    spawn_blocking(work).await.map_err(|error| SealError { reason: error.to_string() })?
+fn failed(error: impl std::fmt::Display) -> SealError {
+    SealError { reason: error.to_string() }
 }
 
 #[async_trait]
 impl Sealer for Seal {
     async fn seal(&self, request: SealRequest) -> Result<SealRecord, SealError> {
         let key = self.in_force(request.at)?;
-        blocking(move || {
-            let signature = cades::sign(&key, request.document.as_bytes(), request.at)
-                .map_err(|error| SealError { reason: error.to_string() })?;
+        self.blocking(move || {
+            let signature = cades::sign(&key, request.document.as_bytes(), request.at).map_err(failed)?;
             Ok(SealRecord {
                 algorithm: key.algorithm_name().to_owned(),
                 certificate: key.fingerprint(),
@@ -85,6 +104,6 @@ impl Sealer for Seal {
 impl ReceiptSigner for Seal {
     async fn sign(&self, receipt: Receipt, at: Timestamp) -> Result<String, SealError> {
         let key = self.in_force(at)?;
-        blocking(move || receipt::sign(&key, &receipt)).await
+        self.blocking(move || receipt::sign(&key, &receipt)).await
     }
 }

@@ -219,10 +219,8 @@ impl Group {
             let freed = u32::try_from(state.freed).unwrap_or(u32::MAX).min(first.weight);
             first.weight -= freed;
             self.live.push((first.at.segment, -i64::from(freed)));
-            if freed > 0 {
-                self.stripped.extend(head.segments());
-            }
         }
+        self.note_stripped(&head, state.freed);
         let entry = entry_at(frame, state.entry);
         self.live.push((entry.at.segment, i64::from(entry.weight)));
         head.frames.push(entry);
@@ -233,6 +231,14 @@ impl Group {
         head.delivery.clone_from(&state.delivery);
         self.put_head(state.id, head);
         Ok(())
+    }
+
+    /// Notes where bytes of a payload stand that nobody needs any more, if there are any.
+    pub(crate) fn note_stripped(&mut self, head: &Head, freed: u64) {
+        if freed > 0 {
+            self.stripped.extend(head.frames.first().map(|first| first.at.segment));
+            self.stripped.extend(&head.stale);
+        }
     }
 
     /// Whether a note still lies where somebody saw it.

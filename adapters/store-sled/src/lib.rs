@@ -54,9 +54,9 @@ use recovery::{RecoveryError, Replay, last_checkpoint};
 use segment::{Folder, sync_folder};
 
 /// Since 2 there are notes among the changes.
-const FORMAT: &str = "amtsbote-store 2";
+const FORMAT: &str = "amtsbote-store 3";
 /// Formats that are read, too; a store gets the newest format when it is opened.
-const OLDER: [&str; 1] = ["amtsbote-store 1"];
+const OLDER: [&str; 2] = ["amtsbote-store 1", "amtsbote-store 2"];
 
 /// Why a store was not opened.
 #[derive(Debug, thiserror::Error)]

@@ -255,6 +255,9 @@ impl<'a> Replay<'a> {
                     },
                 };
                 self.orphans.remove(&id);
+                if let (Some(head), true) = (&older, delivery.stripped) {
+                    group.note_stripped(head, 1);
+                }
                 match older {
                     Some(head) => group.replace(self.index, &head, &message, at, header.length)?,
                     None => group.accept(self.index, &message, at, header.length)?,
@@ -298,7 +301,7 @@ impl<'a> Replay<'a> {
         change: &ChangeV1<'_>,
     ) -> Result<Result<(), RecordError>, IndexError> {
         match group.head(self.index, change.id)? {
-            Some(head) if head.version >= change.delivery.version => {}
+            Some(head) if head.version >= change.delivery.version => group.note_stripped(&head, change.freed),
             Some(head) => {
                 let delivery = match serde_json::to_vec(&change.delivery) {
                     Ok(bytes) => bytes,

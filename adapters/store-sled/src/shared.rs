@@ -225,9 +225,10 @@ impl Shared {
         Checkpoint { position, live: self.live(), stripped }
     }
 
-    /// Segments with bytes of payloads whose retention is over, and since when that is known.
-    pub(crate) fn stripped(&self, now: Timestamp) -> BTreeMap<u32, Timestamp> {
+    /// Those of the existing segments with bytes of payloads whose retention is over, and since when that is known.
+    pub(crate) fn stripped(&self, existing: &[u32], now: Timestamp) -> BTreeMap<u32, Timestamp> {
         let mut stripped = self.stripped.lock().unwrap_or_else(PoisonError::into_inner);
+        stripped.retain(|segment, _| existing.binary_search(segment).is_ok());
         stripped.iter_mut().map(|(segment, since)| (*segment, *since.get_or_insert(now))).collect()
     }
 

@@ -62,7 +62,8 @@ impl Inner {
 
     /// Empties what is worth it. A segment with a message that cannot be written again stays where it is.
     pub(crate) async fn empty_segments(self: &Arc<Self>, now: Timestamp) -> Result<(), StoreError> {
-        let stripped = self.shared.stripped(now);
+        let existing = self.reading(|inner| inner.folder.segments().map_err(reclaiming)).await?;
+        let stripped = self.shared.stripped(&existing, now);
         if let Some((last, _)) = stripped.last_key_value()
             && has_to_go(&stripped, *last, now)
         {

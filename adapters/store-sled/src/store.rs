@@ -21,6 +21,7 @@ use amtsbote_core::port::{
 use amtsbote_core::route::Destination;
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
@@ -43,6 +44,9 @@ use crate::segment::{Folder, Tail};
 use crate::shared::{Room, Shared, StoreOptions};
 use crate::watch::{Watch, guarded};
 
+/// Readers off the runtime at the same time. More gain nothing on one disk.
+const READERS: usize = 16;
+
 /// What readers and the committer share.
 pub(crate) struct Inner {
     pub(crate) folder: Folder,
@@ -53,6 +57,7 @@ pub(crate) struct Inner {
     /// Those that were there when the store was opened, until they are judged.
     payload_files: Mutex<Vec<MessageId>>,
     requests: Sender<Request>,
+    readers: Arc<Semaphore>,
 }
 
 /// An embedded store in one folder. Dropping it commits what was asked for and takes a checkpoint.
@@ -101,6 +106,7 @@ impl Running {
             payloads,
             payload_files,
             requests,
+            readers: Arc::new(Semaphore::new(READERS)),
         });
         if report.rebuilt.is_some() {
             inner.judge_payload_files();
@@ -267,11 +273,19 @@ impl Inner {
         self: &Arc<Self>,
         read: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let failed = |source| StoreError::Io { doing: "reading the store", source };
+        let permit = Arc::clone(&self.readers).acquire_owned().await;
+        let permit = permit.map_err(|error| failed(io::Error::other(error)))?;
         let inner = Arc::clone(self);
-        let joined = spawn_blocking(move || read(&inner)).await;
+        // The permit goes along: the read goes on when its caller has gone.
+        let joined = spawn_blocking(move || {
+            let result = read(&inner);
+            drop(permit);
+            result
+        });
+        let joined = joined.await;
         self.judge_index();
-        joined
-            .map_err(|error| StoreError::Io { doing: "reading the store", source: io::Error::other(error) })?
+        joined.map_err(|error| failed(io::Error::other(error)))?
     }
 
     /// Without its index the store stops; it is built anew from the journal.

@@ -181,9 +181,8 @@ fn concerns(hold: &Hold, message: &Message, route: Option<&Route>) -> bool {
         HoldKey::Service(service) => {
             let same = |route: &Route| match service {
                 ServiceKey::Uri(uri) => route.specification.as_ref() == Some(uri),
-                ServiceKey::Ozg(_) | ServiceKey::Leika(_) => {
-                    hold.services.iter().any(|one| one.as_str() == route.service)
-                }
+                ServiceKey::Ozg(id) => route.service == id.as_str(),
+                ServiceKey::Leika(_) => hold.services.iter().any(|one| one.as_str() == route.service),
             };
             message.metadata.service == *service || route.is_some_and(same)
         }

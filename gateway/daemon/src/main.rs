@@ -26,9 +26,9 @@ const UNAVAILABLE: u8 = 75;
 /// The doctor found something hurt.
 const HURT: u8 = 1;
 
-/// Threads for what blocks: reading the store, signing, resolving names. More gain nothing on one disk, and each keeps some
-/// megabytes of memory for itself.
-const BLOCKING_THREADS: usize = 16;
+/// Threads for what blocks: reading the store and signing, which limit themselves, large bodies, and resolving names, which may
+/// hang when nobody answers. More would only take memory.
+const BLOCKING_THREADS: usize = 64;
 
 /// Message routing gateway for German e-government.
 #[derive(Debug, Parser)]

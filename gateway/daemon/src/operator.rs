@@ -410,8 +410,13 @@ async fn follow(client: &OperatorClient, at: &Connection, job: &str) -> Result<(
     }
 }
 
-/// Writes a file whole or not at all; what was there stays until then.
+/// Writes a file whole or not at all; what was there stays until then. Devices and pipes are written to.
 fn replace(path: &Path, content: &[u8]) -> Result<(), CommandError> {
+    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if path.exists() && !path.is_file() {
+        let written = std::fs::write(path, content);
+        return written.map_err(|error| CommandError::Output(format!("{}: {error}", path.display())));
+    }
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
         file.write_all(content)?;

@@ -93,7 +93,19 @@ pub(crate) fn fail(log: &Path, root: &Path, random: &mut StdRng) -> io::Result<L
             continue;
         }
         let whole = !matches!(mode, Mode::Sectors);
-        let done = take_back(entry, whole, &mut paths, random)?;
+        let done = take_back(entry, whole, &mut paths, random).map_err(|error| {
+            let kind = match &entry.change {
+                Change::Write { .. } => "write".to_owned(),
+                Change::Truncate { .. } => "cut".to_owned(),
+                Change::Renamed { to, stash, .. } => format!("renamed to {} over {stash:?}", to.display()),
+                Change::Removed { stash } => format!("removed, kept in {stash:?}"),
+                Change::Synced { .. } => "sync".to_owned(),
+                Change::Created => "made".to_owned(),
+                Change::Folder => "folder made".to_owned(),
+            };
+            let path = entry.path.display();
+            io::Error::new(error.kind(), format!("taking back {path}, {kind}: {error}"))
+        })?;
         match is_name {
             true => loss.names += usize::from(done),
             false => loss.writes += usize::from(done),

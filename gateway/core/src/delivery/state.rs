@@ -281,6 +281,9 @@ pub struct Delivery {
     /// When the sender is to be told how it ended; absent when nothing is owed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice_due: Option<Timestamp>,
+    /// Whether the ProcessCard says already that routing or signing has to be tried again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub put_off: bool,
     /// Its place in a mailbox, for the pull channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<MailboxItem>,
@@ -363,6 +366,7 @@ impl Delivery {
             held: None,
             line: metadata.ordering_key.clone().map(|key| Line { key, dead_head: DeadHead::default() }),
             notice_due: None,
+            put_off: false,
             item: None,
             stripped: false,
         }

@@ -293,8 +293,18 @@ fn not_before_delays_the_hand_over() {
 #[test]
 fn an_open_route_waits_and_is_then_decided() {
     let reason = FailureReason { code: "directory-unavailable".to_owned(), detail: String::new() };
-    let (open, _) = run(accepted(plain(), None), vec![(Input::RouteOpen { reason, retry_at: at(30) }, 1)]);
+    let again = |at| Input::RouteOpen { reason: reason.clone(), retry_at: at };
+    let tries = vec![
+        (again(at(10)), 1),
+        (Input::Due, 10),
+        (again(at(20)), 11),
+        (Input::Due, 20),
+        (again(at(30)), 21),
+    ];
+    let (open, events) = run(accepted(plain(), None), tries);
     assert_eq!((open.shown_state(), open.placement()), ("accepted", Placement::Timer { due: at(30) }));
+    let said = events.iter().filter(|event| matches!(event, EventKind::RouteOpen { .. })).count();
+    assert_eq!(said, 1, "the ProcessCard says it once");
     let (routed, _) = run(open, vec![(Input::Due, 30), (Input::Routed(route(ChannelKind::Mailbox)), 31)]);
     assert_eq!((routed.shown_state(), routed.placement()), ("queued", Placement::Prepare));
     let refused = routed.apply(Input::Routed(route(ChannelKind::Amqp)), at(32));

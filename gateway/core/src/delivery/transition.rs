@@ -319,7 +319,7 @@ impl Step {
         if self.delivery.destination.is_some() {
             return Err(Refusal::NotNow);
         }
-        self.delivery.destination = Some(route.destination.clone());
+        (self.delivery.destination, self.delivery.put_off) = (Some(route.destination.clone()), false);
         self.delivery.state = State::Accepted { retry_at: None };
         self.note(EventKind::Routed { route });
         Ok(())
@@ -333,7 +333,7 @@ impl Step {
 
     /// Tries again later. The ProcessCard says so once, not at every try.
     fn put_off(&mut self, retry_at: Timestamp, why: EventKind) {
-        if !matches!(self.delivery.state, State::Accepted { retry_at: Some(_) }) {
+        if !std::mem::replace(&mut self.delivery.put_off, true) {
             self.note(why);
         }
         self.delivery.state = State::Accepted { retry_at: Some(retry_at) };
@@ -353,7 +353,7 @@ impl Step {
     fn sealed(&mut self, seal: SealRecord) -> Result<(), Refusal> {
         self.is_accepted()?;
         let Some(destination) = self.delivery.destination.clone() else { return Err(Refusal::NotNow) };
-        self.delivery.sealed = true;
+        (self.delivery.sealed, self.delivery.put_off) = (true, false);
         self.note(EventKind::Sealed(seal));
         self.queue(destination);
         Ok(())

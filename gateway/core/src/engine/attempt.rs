@@ -36,10 +36,10 @@ impl Engine {
         let State::Attempting { token, .. } = started.state else { return Ok(AttemptEnd::NotMade) };
         // The worker gives up a little before its lease ends, so that what it says still counts.
         let give_up = self.options.attempt_lease * 9 / 10;
-        let (outcome, moved) = tokio::select! {
+        let Ended { outcome, moved, was_asked } = tokio::select! {
             biased;
-            () = self.ports.clock.sleep(give_up) => (timed_out(), None),
-            delivered = self.deliver(&found, started.attempts) => delivered,
+            () = self.ports.clock.sleep(give_up) => Ended::of(timed_out()),
+            ended = self.deliver(&found, started.attempts) => ended,
         };
         if let Some(route) = moved {
             match self.step(id, &started, Input::EndpointChanged { token, route }).await? {
@@ -48,7 +48,7 @@ impl Engine {
             }
         }
         self.observe(id, &found, &outcome, began);
-        let end = end_of(&outcome);
+        let end = if was_asked { end_of(&outcome) } else { AttemptEnd::Unclear };
         let input = self.judge(&started, token, outcome);
         if let Input::Failed { next: Err(_), ref reason, .. } = input {
             self.ports.observer.record(Observation::Dead { id, code: &reason.code });
@@ -59,14 +59,14 @@ impl Engine {
         Ok(end)
     }
 
-    async fn deliver(&self, found: &StoredMessage, attempt: u32) -> (DeliveryOutcome, Option<Box<Route>>) {
+    async fn deliver(&self, found: &StoredMessage, attempt: u32) -> Ended {
         let (Some(route), Some(seal)) = (found.route(), found.seal()) else {
             let detail = "the record has no route or no seal";
-            return (DeliveryOutcome::failed(FailureClass::Permanent, "damaged", detail), None);
+            return Ended::unasked("damaged", detail);
         };
         let Some(channel) = self.channels.get(&route.destination.channel) else {
             let detail = format!("no {} channel is configured", route.destination.channel);
-            return (DeliveryOutcome::failed(FailureClass::Destination, "no-channel", detail), None);
+            return Ended::of(DeliveryOutcome::failed(FailureClass::Destination, "no-channel", detail));
         };
         let mut route = Box::new(route.clone());
         let mut moved = None;
@@ -80,10 +80,7 @@ impl Engine {
                 }
                 Recheck::Withdrawn(detail) => {
                     // Of this service; the destination may be well.
-                    return (
-                        DeliveryOutcome::failed(FailureClass::Permanent, "route-withdrawn", detail),
-                        None,
-                    );
+                    return Ended::unasked("route-withdrawn", detail);
                 }
             }
         }
@@ -94,7 +91,7 @@ impl Engine {
             attempt,
             store: std::sync::Arc::clone(&self.ports.store),
         };
-        (channel.deliver(&handover).await, moved)
+        Ended { moved, ..Ended::of(channel.deliver(&handover).await) }
     }
 
     fn observe(&self, id: MessageId, found: &StoredMessage, outcome: &DeliveryOutcome, began: Timestamp) {
@@ -174,6 +171,27 @@ impl Engine {
             self.ports.observer.record(Observation::Dead { id, code: "outcome-unknown" });
         }
         Input::Lost { next }
+    }
+}
+
+/// How an attempt ended.
+struct Ended {
+    outcome: DeliveryOutcome,
+    /// The newer route it took.
+    moved: Option<Box<Route>>,
+    /// Whether the destination had a part in it.
+    was_asked: bool,
+}
+
+impl Ended {
+    fn of(outcome: DeliveryOutcome) -> Self {
+        Self { outcome, moved: None, was_asked: true }
+    }
+
+    /// Given up for good without asking the destination.
+    fn unasked(code: &str, detail: impl Into<String>) -> Self {
+        let outcome = DeliveryOutcome::failed(FailureClass::Permanent, code, detail);
+        Self { outcome, moved: None, was_asked: false }
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::lanes::is_ahead;
 use crate::delivery::FailureReason;
 use crate::mailbox::add;
 use crate::route::Destination;
@@ -134,7 +135,7 @@ impl Breaker {
             }
             (Self::Open(open), AttemptEnd::OutOfOrder { reason, retry_after }) => {
                 // Attempts that were under way when it opened are no probes.
-                if open.next_probe <= now {
+                if !is_ahead(open.next_probe, now, policy.longest.max(policy.first)) {
                     open.failed_probes += 1;
                     open.next_probe = add(now, policy.wait(open.failed_probes, retry_after));
                 }

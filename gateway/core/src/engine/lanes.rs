@@ -61,7 +61,7 @@ impl Default for DestinationPolicy {
 const LONGEST_PACE: Duration = Duration::from_secs(2);
 
 /// Whether a time is still to come. What lies further ahead than it can was set before the wall clock was set back.
-fn is_ahead(until: Timestamp, now: Timestamp, longest: Duration) -> bool {
+pub(super) fn is_ahead(until: Timestamp, now: Timestamp, longest: Duration) -> bool {
     until > now && until <= add(now, longest)
 }
 
@@ -295,6 +295,10 @@ mod tests {
         }
         lanes.reopen(OpenBreaker { next_probe: late, ..open_of(&lanes) });
         assert_eq!(lanes.room(&office(), &policy, early), Ok(1), "it is probed");
+        lanes.begin(&office(), &policy, early);
+        let reason = crate::delivery::FailureReason { code: "down".to_owned(), detail: String::new() };
+        lanes.end(&office(), &policy, AttemptEnd::OutOfOrder { reason, retry_after: None }, early);
+        assert!(matches!(lanes.room(&office(), &policy, early), Err(Some(_))), "and then waited for again");
     }
 
     fn open_of(lanes: &Lanes) -> OpenBreaker {

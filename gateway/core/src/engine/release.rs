@@ -46,7 +46,8 @@ impl Engine {
             {
                 match next.delivery.placement() {
                     Placement::Available { .. } => mail = true,
-                    Placement::Ready { destination, .. } => {
+                    // One that is at work has not been waiting for this.
+                    Placement::Ready { destination, .. } if flight.lanes.is_quiet(&destination) => {
                         flight.lanes.release(&destination, self.ports.clock.now());
                     }
                     _ => {}

@@ -1,6 +1,5 @@
 //! Moves what has come due, many in one commit, so that a mass of it keeps nobody waiting.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,8 +35,10 @@ impl Engine {
         let items = self.ports.store.timers(TIMER_BATCH).await?;
         let full = items.len() >= TIMER_BATCH;
         let (due, later): (Vec<Timer>, Vec<Timer>) = items.into_iter().partition(|timer| timer.due <= now);
-        let lag = due.first().map(|first| now.duration_since(first.due).unsigned_abs()).unwrap_or_default();
-        let (mut seen, mut moves) = (BTreeSet::new(), Vec::new());
+        // Who waits for a notice that is being written does not wait for the scheduler.
+        let late = due.iter().find(|timer| !flight.notifying.contains(&timer.id));
+        let lag = late.map(|first| now.duration_since(first.due).unsigned_abs()).unwrap_or_default();
+        let (mut seen, mut moves) = (flight.notifying.clone(), Vec::new());
         for Timer { id, .. } in due {
             // A message with a timer and an alarm is there twice; the second has its turn in the next round.
             if !seen.insert(id) {
