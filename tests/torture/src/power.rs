@@ -66,7 +66,12 @@ pub(crate) struct Loss {
 /// # Errors
 /// When the log or a file cannot be read or written.
 pub(crate) fn fail(log: &Path, root: &Path, random: &mut StdRng) -> io::Result<Loss> {
-    let entries = read_log(&std::fs::read(log)?);
+    let entries = match std::fs::read(log) {
+        Ok(bytes) => read_log(&bytes),
+        // Killed before it had written anything.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
     let last = entries.last().map_or(1, |entry| entry.number);
     let mode = match random.random_range(0..10) {
         0..3 => Mode::All,

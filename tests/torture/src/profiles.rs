@@ -87,7 +87,11 @@ impl Profile {
                 let setup = Setup { shim: true, ..setup };
                 run(setup, cycles, async |world, _| power_fails(world).await).await
             }
-            Self::Broker => run(setup, cycles, async |world, cycle| broker(world, cycle).await).await,
+            Self::Broker => {
+                // Two of three messages go over the broker, which is away most of the time.
+                let setup = Setup { pause: Some(Duration::from_millis(100)), ..setup };
+                run(setup, cycles, async |world, cycle| broker(world, cycle).await).await
+            }
             Self::SlowDisk => {
                 let setup = Setup { shim: true, ..setup };
                 run(setup, cycles, async |world, cycle| slow_disk(world, cycle).await).await

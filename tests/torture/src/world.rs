@@ -43,6 +43,8 @@ pub(crate) struct Setup {
     pub(crate) min_free: u64,
     /// More configuration.
     pub(crate) extra: String,
+    /// Pause of a portal after each message, if not the usual one.
+    pub(crate) pause: Option<Duration>,
 }
 
 /// The laboratory.
@@ -57,6 +59,7 @@ pub(crate) struct World {
     pub(crate) random: StdRng,
     node: Option<Node>,
     shim: bool,
+    pause: Duration,
     portals: Vec<JoinHandle<()>>,
     departments: Vec<JoinHandle<()>>,
     /// Longest time from a fault to a gateway that is ready.
@@ -94,6 +97,7 @@ impl World {
             random: StdRng::seed_from_u64(setup.seed),
             node: None,
             shim: setup.shim,
+            pause: setup.pause.unwrap_or(PAUSE),
             portals: Vec::new(),
             departments: Vec::new(),
             recovery: Duration::ZERO,
@@ -130,7 +134,7 @@ impl World {
 
     /// Portals begin to submit, as many at a time as usual.
     pub(crate) fn submit(&mut self, lanes: &[Lane]) {
-        self.submit_as("portal", PORTALS, lanes, PAUSE);
+        self.submit_as("portal", PORTALS, lanes, self.pause);
     }
 
     /// Some portals begin to submit, with a pause after each message.
