@@ -78,6 +78,7 @@ async fn main() -> anyhow::Result<()> {
     print("destination down", &down);
 
     broker.start_again().await;
+    until_draining(&broker).await?;
     let (again, draining) = alternate(&mut alone, &mut beside, rounds, duration).await?;
     let drained = waiting(&broker).await;
     print("empty store", &again);
@@ -184,6 +185,17 @@ async fn put(
     acceptance.events.extend(sealed.events);
     anyhow::ensure!(store.accept(acceptance).await? == Accepted::First, "a key was used twice");
     Ok(())
+}
+
+/// Waits until the gateway has found out that the broker is back.
+async fn until_draining(broker: &Rabbitmq) -> anyhow::Result<()> {
+    for _ in 0..120 {
+        if waiting(broker).await > 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    anyhow::bail!("the queue does not drain although the broker is back")
 }
 
 /// Messages in the broker's queue.
