@@ -18,7 +18,6 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::json as object;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{AdminServices, Operator, PAGE_MAX, ReasonBody, Viewer, page_size, problem};
@@ -250,9 +249,9 @@ impl Export {
                     Ok(stored) => serde_json::to_vec(&MessageView::from(stored))?,
                     // Its retention has ended meanwhile.
                     Err(OperationError::UnknownMessage) => continue,
-                    Err(OperationError::Store(StoreError::Damaged { detail, .. })) => {
-                        serde_json::to_vec(&object!({ "id": id, "problem": "damaged", "detail": detail }))?
-                    }
+                    Err(OperationError::Store(StoreError::Damaged { detail, .. })) => serde_json::to_vec(
+                        &serde_json::json!({ "id": id, "problem": "damaged", "detail": detail }),
+                    )?,
                     // The answer breaks off, so that nobody takes it for all of it.
                     Err(error) => return Err(std::io::Error::other(error)),
                 };
