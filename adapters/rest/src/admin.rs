@@ -14,12 +14,14 @@ use amtsbote_core::delivery::{Order, Refusal};
 use amtsbote_core::operations::{OperationError, Operations};
 use amtsbote_http::{Peer, Problem};
 use arc_swap::ArcSwap;
-use axum::Router;
+use axum::{Json, Router};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::routing::get;
 use serde::Deserialize;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::{Content, Ref, ResponseBuilder};
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -151,7 +153,7 @@ fn problem(error: OperationError) -> Problem {
 struct Document;
 
 fn build() -> OpenApiRouter<Arc<AdminServices>> {
-    OpenApiRouter::with_openapi(Document::openapi())
+    let mut router = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(destinations::list))
         .routes(routes!(holds::list))
         .routes(routes!(holds::put, holds::lift))
@@ -163,7 +165,31 @@ fn build() -> OpenApiRouter<Arc<AdminServices>> {
         .routes(routes!(dead_letters::cancel))
         .routes(routes!(bulk::list, bulk::submit))
         .routes(routes!(bulk::find, bulk::stop))
-        .routes(routes!(trail::list))
+        .routes(routes!(trail::list));
+    for path in router.get_openapi_mut().paths.paths.values_mut() {
+        let calls = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete];
+        for call in calls.into_iter().flatten() {
+            add_common_answers(call);
+        }
+    }
+    router
+}
+
+/// What every call may answer besides its own.
+const COMMON_ANSWERS: [(&str, &str); 4] = [
+    ("401", "No client certificate, or one that belongs to no account"),
+    ("403", "The account has no role for this, or its certificate has expired"),
+    ("500", "A fault of the gateway; the log says more"),
+    ("503", "The store does not take this now; see Retry-After"),
+];
+
+fn add_common_answers(call: &mut Operation) {
+    for (status, description) in COMMON_ANSWERS {
+        let schema = Content::new(Some(Ref::from_schema_name("Problem")));
+        let answer =
+            ResponseBuilder::new().description(description).content("application/problem+json", schema);
+        call.responses.responses.entry(status.to_owned()).or_insert_with(|| answer.build().into());
+    }
 }
 
 /// The OpenAPI document of the operators' face as pretty JSON.
@@ -175,15 +201,9 @@ pub fn admin_document() -> Result<String, serde_json::Error> {
     document.to_pretty_json().map(|json| json + "\n")
 }
 
-/// The document, for those who may look.
-async fn openapi(_viewer: Viewer) -> Result<([(HeaderName, HeaderValue); 1], String), Problem> {
-    let unreadable = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "No document");
-    let json = HeaderValue::from_static("application/json");
-    Ok(([(header::CONTENT_TYPE, json)], admin_document().map_err(unreadable)?))
-}
-
 /// Everything the operators' face serves; without a fallback, so that it can be merged with other routes.
 pub fn admin_router(services: Arc<AdminServices>) -> Router {
-    let (router, _) = build().split_for_parts();
-    router.route("/admin/v1/openapi.json", get(openapi)).with_state(services)
+    let (router, document) = build().split_for_parts();
+    let document = move |_: Viewer| std::future::ready(Json(document.clone()));
+    router.route("/admin/v1/openapi.json", get(document)).with_state(services)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, Event, ItemState, Placement};
@@ -30,6 +31,7 @@ struct Content {
     damaged_payloads: BTreeSet<MessageId>,
     notes: BTreeMap<(NoteKind, String), String>,
     full: bool,
+    commit_time: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +61,11 @@ impl MemoryStore {
     /// Whether there is room for new messages. What is there already may change all the same.
     pub fn set_full(&self, full: bool) {
         self.content().full = full;
+    }
+
+    /// How long each commit of changes takes from now on, by the clock of tokio.
+    pub fn set_commit_time(&self, time: Duration) {
+        self.content().commit_time = time;
     }
 
     /// From now on the payload of a message cannot be read.
@@ -167,6 +174,10 @@ impl MessageStore for MemoryStore {
     }
 
     async fn commit_with(&self, changes: Vec<Change>, notes: Vec<Note>) -> Result<(), CommitError> {
+        let time = self.content().commit_time;
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
         let mut content = self.content();
         for change in &changes {
             let current = content.messages.get(&change.id).map(|entry| entry.delivery.version);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use amtsbote_core::delivery::{DeadReason, EventKind, Order, SealRecord, State};
+use amtsbote_core::delivery::{DeadReason, Delivery, EventKind, Order, SealRecord, State};
 use amtsbote_core::engine::{DestinationPolicy, EngineOptions, Policies, Retention};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::mailbox::LeaseRequest;
@@ -260,10 +260,16 @@ async fn many_that_come_due_at_once_keep_nobody_waiting() {
         short.expires_at = Some(end);
         lab.submit(&format!("short-{n}"), short, ChannelKind::Mailbox).await;
     }
-    lab.run(Duration::from_secs(61)).await;
+    lab.run(Duration::from_millis(59_500)).await;
+    // One by one, the expiries alone would take five seconds.
+    lab.store.set_commit_time(Duration::from_millis(5));
+    lab.run(Duration::from_millis(600)).await;
     let late = lab.queue("wgb:000000000009", Priority::Normal, 1).await[0];
-    lab.run(Duration::from_millis(100)).await;
+    lab.run(Duration::from_millis(500)).await;
     assert_eq!(lab.state(late).await, State::Delivered);
+    let over = |(_, one): &&(MessageId, Delivery)| one.state == State::Expired;
+    assert_eq!(lab.store.deliveries().iter().filter(over).count(), 1_000, "all ended on time");
+    lab.store.set_commit_time(Duration::ZERO);
     lab.run(Duration::from_secs(60)).await;
     let deliveries = lab.store.deliveries();
     let expired = deliveries.iter().filter(|(_, one)| one.state == State::Expired);
