@@ -185,6 +185,12 @@ impl Index {
         self.watched(|| merge(young.rev(), old.rev(), sled(), Ordering::Greater, limit))
     }
 
+    /// Position behind the last change that readers see; what lies behind it in the journal may still be on its way.
+    pub(crate) fn reached(&self) -> Result<Option<Position>, IndexError> {
+        let seen = self.read().position;
+        if seen.is_some() { Ok(seen) } else { self.position() }
+    }
+
     /// Takes committed changes; visible to every later read. `position` lies behind the last of them.
     pub(crate) fn apply(&self, ops: Vec<Op>, position: Position) {
         let mut layers = self.write();

@@ -99,6 +99,15 @@ pub struct Gateway {
     pub telemetry: SocketAddr,
 }
 
+/// A test that fails says what the gateway saw.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("The gateway's log:\n{}", self.log());
+        }
+    }
+}
+
 static PROVIDER: Once = Once::new();
 
 impl Lab {
