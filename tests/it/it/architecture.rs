@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("amtsbote-telemetry", &["amtsbote-core"], "metric names in one place; replaceable"),
     ("amtsbote-tls", &[], "plain library: bytes in, identities out"),
     ("amtsbote-http", &["amtsbote-tls"], "listeners need TLS, nothing else of ours"),
+    ("amtsbote-soap", &[], "plain library: bytes in, trees out; the one door for XML of strangers"),
     ("amtsbote-store-sled", &["amtsbote-core"], "one contract suite proves stores interchangeable"),
     ("amtsbote-rest", &["amtsbote-core", "amtsbote-http"], "thin driving adapter"),
     (
@@ -77,6 +78,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prometheus", &["amtsbote-telemetry"]),
     ("rustls", &["amtsbote-tls"]),
     ("tokio-rustls", &["amtsbote-tls"]),
+    ("quick-xml", &["amtsbote-soap"]),
     ("reqwest", &["amtsbote-http"]),
     ("cms", &["amtsbote-seal"]),
     ("anyhow", &["amtsbote", "dvdv-mock"]),
