@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use amtsbote_core::account::{Account, AccountBook, Credential, Role};
+use amtsbote_core::account::{Account, AccountBook, Role};
 use amtsbote_http::{Peer, PeerTrust, Problem};
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::StatusCode;
@@ -59,7 +59,7 @@ pub(crate) async fn admit(
 ) -> Result<Response, Problem> {
     let peer = request.extensions().get::<Arc<Peer>>().map(Arc::as_ref);
     let account = authenticate(peer, &services.accounts.load())?;
-    let (counted, left) = services.quotas.count(&account.name);
+    let (counted, left) = services.quotas.count(account.name.as_str());
     request.extensions_mut().insert(Caller(account));
     let mut response = match counted {
         Ok(()) => next.run(request).await,
@@ -83,13 +83,8 @@ pub fn authenticate(peer: Option<&Peer>, accounts: &AccountBook) -> Result<Arc<A
         let title = "The client certificate is outside its validity";
         return Err(Problem::new(StatusCode::FORBIDDEN, "certificate-expired", title));
     }
-    let pinned = accounts.authenticate(&Credential::Pinned(peer.fingerprint));
-    let account = pinned.or_else(|| {
-        // A subject only means something if our own authority vouches for it.
-        let vouched = peer.trust == PeerTrust::Authority;
-        vouched.then(|| accounts.authenticate(&Credential::Subject(peer.subject.as_str().into()))).flatten()
-    });
-    account.cloned().ok_or_else(|| {
+    let vouched = (peer.trust == PeerTrust::Authority).then_some(peer.subject.as_str());
+    accounts.identify(peer.fingerprint, vouched).cloned().ok_or_else(|| {
         let title = "No account belongs to this client certificate";
         Problem::new(StatusCode::FORBIDDEN, "unknown-account", title)
     })

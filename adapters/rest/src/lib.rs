@@ -8,11 +8,9 @@ mod body;
 mod caller;
 mod describe;
 mod fault;
-mod in_flight;
 mod mailbox;
 mod metadata;
 mod openapi;
-mod quota;
 mod range;
 mod routes;
 mod submissions;
@@ -29,13 +27,12 @@ use amtsbote_core::mailbox::Mailboxes;
 use amtsbote_core::port::{Clock, MessageStore, ReceiptSigner};
 use amtsbote_core::route::Router;
 use amtsbote_core::submissions::Submissions;
+use amtsbote_http::{InFlight, Quotas};
 use arc_swap::ArcSwap;
 
 pub use admin::{AdminServices, admin_document, admin_router};
 pub use caller::{authenticate, role_missing};
-pub use in_flight::InFlight;
 pub use openapi::{document, router};
-pub use quota::Quotas;
 
 /// Bounds of what clients may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +68,11 @@ impl Default for RestLimits {
 /// What the face works with.
 pub struct Services {
     /// Takes submissions.
-    pub intake: Intake,
+    pub intake: Arc<Intake>,
     /// Follows them.
-    pub submissions: Submissions,
+    pub submissions: Arc<Submissions>,
     /// Hands them out.
-    pub mailboxes: Mailboxes,
+    pub mailboxes: Arc<Mailboxes>,
     /// Explains routes.
     pub router: Arc<Router>,
     /// Stages bodies.
@@ -87,9 +84,9 @@ pub struct Services {
     /// Who may call; replaced while running.
     pub accounts: Arc<ArcSwap<AccountBook>>,
     /// How often an account may call.
-    pub quotas: Quotas,
+    pub quotas: Arc<Quotas>,
     /// Memory for bodies.
-    pub in_flight: InFlight,
+    pub in_flight: Arc<InFlight>,
     /// Bounds.
     pub limits: RestLimits,
 }

@@ -1,12 +1,13 @@
 //! Reads `multipart/form-data` as it comes: parts in any order, constant memory, everything counted before it is kept.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use amtsbote_core::message::{Part, Sha256Digest};
 use amtsbote_core::port::{MessageStore, Staged, StoreError};
-use amtsbote_http::Problem;
+use amtsbote_http::{InFlight, Problem};
 use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::BytesMut;
@@ -15,7 +16,6 @@ use multer::{Constraints, Field, Multipart, SizeLimit};
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::InFlight;
 use crate::RestLimits;
 use crate::fault::{bad_request, store};
 
@@ -209,7 +209,8 @@ impl Reader<'_> {
             }
             self.writer.write(bytes).await.map_err(|error: StoreError| store(&error))?;
         }
-        let part = Part { name, media_type, size, sha256: Sha256Digest::from(hasher), offset: self.offset };
+        let sha256 = Sha256Digest::from(hasher);
+        let part = Part { name, media_type, size, sha256, offset: self.offset, attributes: BTreeMap::new() };
         self.offset += size;
         Ok(part)
     }

@@ -4,10 +4,14 @@
 //! Not here: what any path means; routers are handed in.
 
 mod client;
+mod in_flight;
 mod listener;
 mod problem;
+mod quota;
 
 pub use amtsbote_tls::{Peer, PeerTrust, ServerTls};
 pub use client::{BodyError, Client, ClientError, ClientOptions, Reach, Reply};
+pub use in_flight::InFlight;
 pub use listener::{Limits, Listener, Nobody, serve};
 pub use problem::{PROBLEM_BASE, Problem};
+pub use quota::{Left, Quotas};

@@ -3,14 +3,14 @@
 
 use std::num::NonZeroU32;
 
-use amtsbote_core::key::AccountName;
-use amtsbote_http::Problem;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use governor::middleware::StateInformationMiddleware;
 use governor::nanos::Nanos;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::time::Instant;
+
+use crate::Problem;
 
 /// Time for the limiter: it must not stand still for as long as the wall clock was set back.
 #[derive(Clone)]
@@ -26,20 +26,20 @@ impl governor::clock::Clock for Time {
 
 /// Calls per second and account; a second's worth may come at once.
 pub struct Quotas {
-    limiter: RateLimiter<AccountName, HashMapStateStore<AccountName>, Time, StateInformationMiddleware>,
+    limiter: RateLimiter<Box<str>, HashMapStateStore<Box<str>>, Time, StateInformationMiddleware>,
     per_second: NonZeroU32,
 }
 
 /// What an account has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Left {
+pub struct Left {
     per_second: NonZeroU32,
     calls: u32,
 }
 
 impl Left {
     /// Says so in an answer.
-    pub(crate) fn show(self, headers: &mut HeaderMap) {
+    pub fn show(self, headers: &mut HeaderMap) {
         let policy = format!("\"account\";q={};w=1", self.per_second);
         let left = format!("\"account\";r={};t=1", self.calls);
         for (name, value) in [("ratelimit-policy", policy), ("ratelimit", left)] {
@@ -58,8 +58,11 @@ impl Quotas {
     }
 
     /// Counts a call; whether it may go on, and what is left.
-    pub(crate) fn count(&self, account: &AccountName) -> (Result<(), Problem>, Left) {
-        match self.limiter.check_key(account) {
+    ///
+    /// # Errors
+    /// A problem with 429 when it may not.
+    pub fn count(&self, account: &str) -> (Result<(), Problem>, Left) {
+        match self.limiter.check_key(&account.into()) {
             Ok(state) => {
                 let calls = state.remaining_burst_capacity();
                 (Ok(()), Left { per_second: self.per_second, calls })
@@ -82,14 +85,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_account_has_its_own_quota_that_comes_back() {
         let quotas = Quotas::new(NonZeroU32::new(2).unwrap());
-        let (busy, quiet) = ("busy".parse().unwrap(), "quiet".parse().unwrap());
+        let (busy, quiet) = ("busy", "quiet");
         let count = |account| {
             let (counted, left) = quotas.count(account);
             (counted.map_err(|problem| problem.status().as_u16()), left.calls)
         };
-        assert_eq!([count(&busy), count(&busy), count(&busy)], [(Ok(()), 1), (Ok(()), 0), (Err(429), 0)]);
-        assert_eq!(count(&quiet), (Ok(()), 1));
+        assert_eq!([count(busy), count(busy), count(busy)], [(Ok(()), 1), (Ok(()), 0), (Err(429), 0)]);
+        assert_eq!(count(quiet), (Ok(()), 1));
         tokio::time::advance(Duration::from_millis(500)).await;
-        assert_eq!([count(&busy), count(&busy)], [(Ok(()), 0), (Err(429), 0)]);
+        assert_eq!([count(busy), count(busy)], [(Ok(()), 0), (Err(429), 0)]);
     }
 }

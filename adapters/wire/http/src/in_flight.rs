@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use amtsbote_http::Problem;
-use axum::http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::Problem;
 
 /// Memory a body takes at most while it is received: what stays in memory, and a buffer in front of the file.
 const MOST: u64 = 3 << 20;
@@ -34,7 +35,7 @@ impl InFlight {
     ///
     /// # Errors
     /// A problem with 503 when there is none.
-    pub(crate) fn enter(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Problem> {
+    pub fn enter(&self, headers: &HeaderMap) -> Result<OwnedSemaphorePermit, Problem> {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let bytes = length.unwrap_or(MOST).clamp(UNIT, MOST);
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
@@ -53,7 +54,7 @@ fn overloaded() -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use http::HeaderValue;
 
     use super::*;
 
