@@ -7,6 +7,7 @@ use amtsbote_core::account::Role;
 use amtsbote_core::delivery::Face;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::intake::Admission;
+use amtsbote_core::intake::Target;
 use amtsbote_core::mailbox::LeaseRequest;
 use amtsbote_core::message::PartNumber;
 use amtsbote_core::port::StoredMessage;
@@ -373,7 +374,7 @@ pub(crate) async fn reply(
         crate::metadata::read_reply(&upload.metadata, &to).map_err(|problems| fault::metadata(&problems))?;
     let sender = destination.organization.clone();
     let (admission, response) =
-        hand_in(&services, &caller, HandIn { key, sender, metadata, upload, reply: true }).await?;
+        hand_in(&services, &caller, HandIn { key, sender, metadata, upload, target: Target::Reply }).await?;
     if let Admission::New(proof) = &admission {
         services.mailboxes.replied(&caller.0, id, proof.id()).await.map_err(fault::mailbox)?;
     }

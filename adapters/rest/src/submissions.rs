@@ -5,7 +5,7 @@ use std::sync::Arc;
 use amtsbote_core::account::Role;
 use amtsbote_core::delivery::Delivery;
 use amtsbote_core::id::MessageId;
-use amtsbote_core::intake::{Admission, Submission};
+use amtsbote_core::intake::{Admission, Submission, Target, UnusableCertificate};
 use amtsbote_core::key::{IdempotencyKey, PartyId};
 use amtsbote_core::message::{ExternalId, IdScheme, IntakeKey, Message, Metadata};
 use amtsbote_core::port::{Cursor, Receipt, SubmissionFilter};
@@ -69,7 +69,7 @@ pub(crate) struct HandIn {
     pub(crate) sender: PartyId,
     pub(crate) metadata: Metadata,
     pub(crate) upload: Upload,
-    pub(crate) reply: bool,
+    pub(crate) target: Target,
 }
 
 fn render(message: &Message, delivery: &Delivery, route: Option<&Route>) -> Bytes {
@@ -90,7 +90,11 @@ pub(crate) async fn hand_in(
         parts: hand_in.upload.parts,
         payload: hand_in.upload.payload,
         external_ids: vec![external],
-        reply: hand_in.reply,
+        carried: Vec::new(),
+        canonical: Vec::new(),
+        target: hand_in.target,
+        reserved: None,
+        unusable_certificate: UnusableCertificate::Refuse,
     };
     let admission = services.intake.accept(submission, &render).await.map_err(fault::intake)?;
     let (status, proof) = match &admission {
@@ -153,7 +157,7 @@ pub(crate) async fn submit(
     let sender = caller.0.parties.first().cloned().ok_or_else(|| {
         Problem::new(StatusCode::FORBIDDEN, "party-missing", "No party is configured for this account")
     })?;
-    let hand_in_ = HandIn { key, sender, metadata, upload, reply: false };
+    let hand_in_ = HandIn { key, sender, metadata, upload, target: Target::Resolved };
     hand_in(&services, &caller, hand_in_).await.map(|(_, response)| response)
 }
 

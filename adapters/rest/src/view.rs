@@ -228,6 +228,8 @@ fn event(event: &Event) -> Value {
         | EventKind::Delivered { .. }
         | EventKind::Leased { .. }
         | EventKind::Fetched { .. }
+        | EventKind::Taken { .. }
+        | EventKind::Repeated
         | EventKind::LeaseExpired
         | EventKind::Released { .. }
         | EventKind::Acknowledged { .. }

@@ -21,6 +21,8 @@ pub(crate) struct NewMessage {
     pub(crate) week: u32,
     pub(crate) version: u64,
     pub(crate) rows: Rows,
+    /// Rows under which others find it by ids of their own.
+    pub(crate) external: Vec<Vec<u8>>,
     pub(crate) delivery: Vec<u8>,
 }
 
@@ -180,10 +182,14 @@ impl Group {
         self.place(index, message.id, &Rows::default(), &message.rows)?;
         let Rows { queue, lease, alarm, line, .. } = message.rows.clone();
         let frames = vec![FrameRef { at, weight }];
+        for key in &message.external {
+            self.put(message.id, key.clone(), Some(Vec::new()));
+        }
         let (version, delivery, stale) = (message.version, message.delivery.clone(), Vec::new());
+        let external = message.external.clone();
         self.put_head(
             message.id,
-            Head { version, intake, queue, lease, alarm, line, frames, stale, delivery },
+            Head { version, intake, external, queue, lease, alarm, line, frames, stale, delivery },
         );
         Ok(())
     }
@@ -280,6 +286,9 @@ impl Group {
         };
         if owner == Some(id) {
             self.put(id, head.intake, None);
+        }
+        for key in head.external {
+            self.put(id, key, None);
         }
         self.put(id, keys::head(id), None);
         self.heads.insert(id, None);

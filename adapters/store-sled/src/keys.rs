@@ -13,9 +13,10 @@
 //! | `x` since, id | dead |
 //! | `d` stripped, since, id | finished |
 //! | `l` lease, id | leased |
+//! | `e` hash of an external id, id | |
 //! | `k` destination, 0, hash of the ordering key, id | in line; its `r` or `m` key, which is only there for the first in line |
 //! | `c` kind, name | [`NoteRow`] |
-//! | `!position-3` | position up to which the index is complete |
+//! | `!position-5` | position up to which the index is complete |
 
 use std::collections::BTreeSet;
 
@@ -23,8 +24,8 @@ use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Delivery, ItemState, Placement};
 use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
-use amtsbote_core::message::{IntakeKey, Priority, Sha256Digest};
-use amtsbote_core::port::NoteKind;
+use amtsbote_core::message::{IdScheme, IntakeKey, Message, Priority, Sha256Digest};
+use amtsbote_core::port::{MailboxPlace, NoteKind};
 use amtsbote_core::route::{ChannelKind, Destination};
 use sha2::{Digest, Sha256};
 
@@ -32,7 +33,7 @@ use crate::frame::Position;
 use crate::known::IntakeHash;
 
 /// Its name changes with the format of the index: an index without it is rebuilt.
-pub(crate) const POSITION: &[u8] = b"!position-4";
+pub(crate) const POSITION: &[u8] = b"!position-5";
 
 /// Where a piece of a message lies: the whole frame with its record first, then the entry of each change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,7 @@ impl Rows {
 pub(crate) struct Head {
     pub(crate) version: u64,
     pub(crate) intake: Vec<u8>,
+    pub(crate) external: Vec<Vec<u8>>,
     pub(crate) queue: Vec<u8>,
     pub(crate) lease: Vec<u8>,
     pub(crate) alarm: Vec<u8>,
@@ -104,6 +106,11 @@ impl Head {
             bytes.extend_from_slice(&u16::try_from(field.len()).unwrap_or(u16::MAX).to_be_bytes());
             bytes.extend_from_slice(field);
         }
+        bytes.extend_from_slice(&u16::try_from(self.external.len()).unwrap_or(u16::MAX).to_be_bytes());
+        for key in &self.external {
+            bytes.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_be_bytes());
+            bytes.extend_from_slice(key);
+        }
         bytes.extend_from_slice(&u32::try_from(self.frames.len()).unwrap_or(u32::MAX).to_be_bytes());
         for frame in &self.frames {
             bytes.extend_from_slice(&frame.at.segment.to_be_bytes());
@@ -126,6 +133,8 @@ impl Head {
         let lease = rest.field()?.to_vec();
         let alarm = rest.field()?.to_vec();
         let line = rest.field()?.to_vec();
+        let count = rest.u16()?;
+        let external = (0..count).map(|_| rest.field().map(<[u8]>::to_vec)).collect::<Result<_, _>>()?;
         let count = rest.u32()?;
         let mut frames = Vec::with_capacity(count.min(1024) as usize);
         for _ in 0..count {
@@ -137,7 +146,18 @@ impl Head {
         for _ in 0..count {
             stale.push(rest.u32()?);
         }
-        Ok(Self { version, intake, queue, lease, alarm, line, frames, stale, delivery: rest.0.to_vec() })
+        Ok(Self {
+            version,
+            intake,
+            external,
+            queue,
+            lease,
+            alarm,
+            line,
+            frames,
+            stale,
+            delivery: rest.0.to_vec(),
+        })
     }
 
     /// All segments that have frames of the message, needed or not.
@@ -220,8 +240,12 @@ impl<'a> Fields<'a> {
         self.take(4)?.try_into().map(u32::from_be_bytes).map_err(|_| Garbled)
     }
 
+    fn u16(&mut self) -> Result<u16, Garbled> {
+        self.take(2)?.try_into().map(u16::from_be_bytes).map_err(|_| Garbled)
+    }
+
     fn field(&mut self) -> Result<&'a [u8], Garbled> {
-        let length = self.take(2)?.try_into().map(u16::from_be_bytes).map_err(|_| Garbled)?;
+        let length = self.u16()?;
         self.take(usize::from(length))
     }
 }
@@ -233,7 +257,7 @@ pub(crate) fn head(id: MessageId) -> Vec<u8> {
 /// An intake key, without the week.
 pub(crate) fn intake_hash(key: &IntakeKey) -> IntakeHash {
     let mut hasher = Sha256::new();
-    for field in [key.account.as_str(), scheme(key), key.value.as_str()] {
+    for field in [key.account.as_str(), scheme_name(key.scheme), key.value.as_str()] {
         hasher.update((field.len() as u64).to_be_bytes());
         hasher.update(field);
     }
@@ -254,13 +278,25 @@ pub(crate) fn intake_parts(key: &[u8]) -> Option<(u32, IntakeHash)> {
     Some((u32::from_be_bytes(*week), hash.try_into().ok()?))
 }
 
-fn scheme(key: &IntakeKey) -> &'static str {
-    use amtsbote_core::message::IdScheme;
-    match key.scheme {
+fn scheme_name(scheme: IdScheme) -> &'static str {
+    match scheme {
         IdScheme::Client => "client",
         IdScheme::Xta => "xta",
         IdScheme::Osci => "osci",
     }
+}
+
+/// Prefix of everything somebody gave this id, whatever its case.
+pub(crate) fn external_prefix(scheme: IdScheme, value: &str) -> Vec<u8> {
+    let hash =
+        Sha256::new().chain_update(scheme_name(scheme)).chain_update("\0").chain_update(value.to_lowercase());
+    [b"e".as_slice(), &hash.finalize()[..16]].concat()
+}
+
+/// Keys under which a message is found by the ids others gave it. Keys of intake are not among them.
+pub(crate) fn external(message: &Message) -> Vec<Vec<u8>> {
+    let ids = message.external_ids.iter().filter(|id| id.scheme != IdScheme::Client);
+    ids.map(|id| [external_prefix(id.scheme, &id.value).as_slice(), message.id.as_bytes()].concat()).collect()
 }
 
 /// Number of the week since 1970.
@@ -316,6 +352,22 @@ pub(crate) fn mailbox_prefix(mailbox: &str) -> Vec<u8> {
     [b"m", mailbox.as_bytes(), b"\0"].concat()
 }
 
+/// First key behind a place in a mailbox.
+pub(crate) fn mailbox_behind(prefix: &[u8], place: MailboxPlace) -> Vec<u8> {
+    [prefix, &order(place.class, place.deadline, place.id), b"\0"].concat()
+}
+
+/// The place a key of a mailbox stands for.
+pub(crate) fn mailbox_place(key: &[u8]) -> Result<MailboxPlace, Garbled> {
+    let at = key.len().checked_sub(25).ok_or(Garbled)?;
+    let class = match key[at] {
+        0 => Priority::High,
+        _ => Priority::Normal,
+    };
+    let deadline = Some(&key[at + 1..at + 9]).filter(|bytes| **bytes != [0xff; 8]).and_then(from_sortable);
+    Ok(MailboxPlace { class, deadline, id: id_of(key)? })
+}
+
 pub(crate) fn finished_prefix(stripped: bool) -> Vec<u8> {
     vec![b'd', u8::from(stripped)]
 }
@@ -352,6 +404,7 @@ pub(crate) fn notes(kind: NoteKind) -> Vec<u8> {
         NoteKind::Breaker => b'b',
         NoteKind::Job => b'j',
         NoteKind::Audit => b'a',
+        NoteKind::Reservation => b'r',
     };
     vec![b'c', kind]
 }
@@ -443,6 +496,7 @@ mod tests {
         let head = Head {
             version: 3,
             intake: vec![1; 21],
+            external: vec![b"e1".to_vec(), b"e22".to_vec()],
             queue: b"pxyz".to_vec(),
             lease: Vec::new(),
             alarm: b"a123".to_vec(),

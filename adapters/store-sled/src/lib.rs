@@ -53,10 +53,13 @@ use quarantine::Quarantine;
 use recovery::{RecoveryError, Replay, last_checkpoint};
 use segment::{Folder, sync_folder};
 
-/// Since 2 there are notes among the changes.
-const FORMAT: &str = "amtsbote-store 3";
+/// Since 2 there are notes among the changes; since 4 messages may carry metadata of their protocol, be taken without a lease, and
+/// have reserved ids.
+const FORMAT: &str = "amtsbote-store 4";
 /// Formats that are read, too; a store gets the newest format when it is opened.
-const OLDER: [&str; 2] = ["amtsbote-store 1", "amtsbote-store 2"];
+const OLDER: [&str; 1] = ["amtsbote-store 3"];
+/// The same from before the file had a checksum.
+const UNCHECKED: [&str; 2] = ["amtsbote-store 1", "amtsbote-store 2"];
 
 /// Why a store was not opened.
 #[derive(Debug, thiserror::Error)]
@@ -176,20 +179,21 @@ fn read_salt(root: &Path) -> Result<(Salt, bool), OpenError> {
     let salt = |format: &str| found.strip_prefix(format)?.trim().strip_prefix("salt ");
     let hex = |text: &str| u32::from_str_radix(text, 16).ok();
     let hurt = |problem| OpenError::FormatHurt { folder: root.to_owned(), problem };
-    if let Some(rest) = salt(FORMAT) {
+    for format in std::iter::once(FORMAT).chain(OLDER) {
+        let Some(rest) = salt(format) else { continue };
         let salt = rest.split(' ').next().and_then(hex).map(Salt);
-        let salt = salt.filter(|salt| found.trim() == format_line(*salt));
-        return salt.map(|salt| (salt, false)).ok_or_else(|| hurt("is damaged"));
+        let salt = salt.filter(|salt| found.trim() == format_line(format, *salt));
+        return salt.map(|salt| (salt, format != FORMAT)).ok_or_else(|| hurt("is damaged"));
     }
-    let older = OLDER.into_iter().find_map(|format| hex(salt(format)?));
-    older
+    let unchecked = UNCHECKED.into_iter().find_map(|format| hex(salt(format)?));
+    unchecked
         .map(|salt| (Salt(salt), true))
         .ok_or_else(|| OpenError::Format { folder: root.to_owned(), found: found.trim().to_owned() })
 }
 
 /// What stands in the file `format`; nothing else protects the salt.
-fn format_line(salt: Salt) -> String {
-    let line = format!("{FORMAT} salt {:08x}", salt.0);
+fn format_line(format: &str, salt: Salt) -> String {
+    let line = format!("{format} salt {:08x}", salt.0);
     let check = crc32c::crc32c(line.as_bytes());
     format!("{line} check {check:08x}")
 }
@@ -213,7 +217,7 @@ fn read_format(root: &Path) -> Result<Salt, OpenError> {
 /// Writes the newest format; before anything of it is.
 fn write_format(root: &Path, salt: Salt) -> io::Result<Salt> {
     let new = root.join("format.new");
-    std::fs::write(&new, format_line(salt) + "\n")?;
+    std::fs::write(&new, format_line(FORMAT, salt) + "\n")?;
     File::open(&new)?.sync_all()?;
     std::fs::rename(&new, root.join("format"))?;
     sync_folder(root)?;

@@ -8,7 +8,8 @@ use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
 use amtsbote_core::message::Priority;
 use amtsbote_core::port::{
-    Cursor, DeadCursor, HeadEntry, KeptNote, NoteKind, StoreError, SubmissionFilter, Tallies, Tally, Timer,
+    Cursor, DeadCursor, HeadEntry, KeptNote, MailboxPlace, NoteKind, StoreError, SubmissionFilter, Tallies,
+    Tally, Timer,
 };
 use amtsbote_core::route::Destination;
 
@@ -182,9 +183,21 @@ impl Inner {
         ids(&self.keys(&keys::ready_from(destination, from), &behind(&prefix), limit)?)
     }
 
-    pub(crate) fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {
+    pub(crate) fn mailbox(
+        &self,
+        mailbox: &PartyId,
+        after: Option<MailboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<MailboxPlace>, StoreError> {
         let prefix = keys::mailbox_prefix(mailbox.as_str());
-        ids(&self.keys(&prefix, &behind(&prefix), limit)?)
+        let from = after.map_or_else(|| prefix.clone(), |after| keys::mailbox_behind(&prefix, after));
+        let keys = self.keys(&from, &behind(&prefix), limit)?;
+        keys.iter().map(|key| keys::mailbox_place(key).map_err(garbled)).collect()
+    }
+
+    /// Ids at the ends of all keys with a prefix.
+    pub(crate) fn under(&self, prefix: &[u8], limit: usize) -> Result<Vec<MessageId>, StoreError> {
+        ids(&self.keys(prefix, &behind(prefix), limit)?)
     }
 
     pub(crate) fn leased(&self, lease: LeaseId) -> Result<Vec<MessageId>, StoreError> {

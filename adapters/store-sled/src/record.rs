@@ -96,6 +96,7 @@ enum NoteKindName {
     Breaker,
     Job,
     Audit,
+    Reservation,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -249,6 +249,7 @@ impl<'a> Replay<'a> {
                     week: keys::week(record.message.received_at),
                     version: delivery.version,
                     rows: Rows::of(delivery, id),
+                    external: keys::external(&record.message),
                     delivery: match serde_json::to_vec(delivery) {
                         Ok(bytes) => bytes,
                         Err(error) => return Ok(Err(error.into())),

@@ -12,11 +12,11 @@ use amtsbote_core::delivery::{Delivery, EventKind};
 use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
-use amtsbote_core::message::{IntakeKey, PartNumber, Priority, Sha256Digest};
+use amtsbote_core::message::{IdScheme, IntakeKey, PartNumber, Priority, Sha256Digest};
 use amtsbote_core::port::{
     Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, KeptNote,
-    MessageStore, Note, NoteKind, PartReader, PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage,
-    SubmissionFilter, Tallies, Timer,
+    MailboxPlace, MessageStore, Note, NoteKind, PartReader, PayloadWriter, Staged, StoreError, StoreStatus,
+    StoredMessage, SubmissionFilter, Tallies, Timer,
 };
 use amtsbote_core::route::Destination;
 use async_trait::async_trait;
@@ -365,6 +365,7 @@ impl Inner {
             week: keys::week(message.received_at),
             version: delivery.version,
             rows: Rows::of(&delivery, id),
+            external: keys::external(&message),
             delivery: serde_json::to_vec(&delivery).map_err(|error| record_failed(error.into()))?,
         };
         let (done, answer) = oneshot::channel();
@@ -539,9 +540,24 @@ impl MessageStore for SledStore {
         self.reading(move |inner| inner.ready(&destination, from, limit)).await
     }
 
-    async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {
+    async fn mailbox(
+        &self,
+        mailbox: &PartyId,
+        after: Option<MailboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<MailboxPlace>, StoreError> {
         let mailbox = mailbox.clone();
-        self.reading(move |inner| inner.mailbox(&mailbox, limit)).await
+        self.reading(move |inner| inner.mailbox(&mailbox, after, limit)).await
+    }
+
+    async fn by_external_id(
+        &self,
+        scheme: IdScheme,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        let prefix = keys::external_prefix(scheme, value);
+        self.reading(move |inner| inner.under(&prefix, limit)).await
     }
 
     async fn holding(&self, after: Option<&HoldKey>, limit: usize) -> Result<Vec<HoldKey>, StoreError> {

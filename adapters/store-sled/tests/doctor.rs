@@ -183,7 +183,8 @@ async fn any_damage_is_named_and_nothing_else_is_lost() {
             context()
         );
         let mut listed = store.to_prepare(None, 999).await.unwrap();
-        listed.extend(store.mailbox(&"wgb:073150000000".parse().unwrap(), 999).await.unwrap());
+        let places = store.mailbox(&"wgb:073150000000".parse().unwrap(), None, 999).await.unwrap();
+        listed.extend(places.iter().map(|place| place.id));
         let destination = format!("amqp/{}", "wgb:073150000000").parse().unwrap();
         listed.extend(store.ready(&destination, amtsbote_core::message::Priority::High, 999).await.unwrap());
         for (id, (stored, _)) in &before {

@@ -53,6 +53,8 @@ pub struct Account {
     pub channel: LocalChannel,
     /// What it proves itself with.
     pub credentials: Vec<Credential>,
+    /// Bytes of one message it may hand in over faces that have a limit of their own, instead of that.
+    pub message_limit: Option<u64>,
 }
 
 impl Account {
@@ -155,6 +157,13 @@ impl AccountBook {
         self.by_credential.get(credential)
     }
 
+    /// The account of whoever has proven to possess a certificate with this fingerprint. `vouched` is its subject if our own authority
+    /// vouches for it; without that a subject means nothing.
+    pub fn identify(&self, fingerprint: [u8; 32], vouched: Option<&str>) -> Option<&Arc<Account>> {
+        let pinned = self.authenticate(&Credential::Pinned(fingerprint));
+        pinned.or_else(|| self.authenticate(&Credential::Subject(vouched?.into())))
+    }
+
     /// How messages for the organisation leave this gateway, if an account here serves it.
     pub fn local_channel(&self, organization: &PartyId) -> Option<&LocalChannel> {
         self.by_organization.get(organization).map(|account| &account.channel)
@@ -186,6 +195,7 @@ mod tests {
             serves: serves.iter().map(|key| key.parse().unwrap()).collect(),
             channel,
             credentials: vec![Credential::Pinned([pin; 32])],
+            message_limit: None,
         }
     }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::delivery::{Delivery, Event, EventKind, FailureReason};
 use crate::id::{MessageId, MessageIdSource};
 use crate::key::{AreaKey, PartyId};
-use crate::message::{ExternalId, IntakeKey, Message, Metadata, Part, Sha256Digest, content_digest};
+use crate::message::{Carried, ExternalId, IntakeKey, Message, Metadata, Part, Sha256Digest, content_digest};
 use crate::port::{
     Acceptance, Accepted, Clock, DuplicateOf, Entropy, IntakeOutcome, MessageStore, Observation, Observer,
     Staged, StoreError,
@@ -35,8 +35,36 @@ pub struct Submission {
     pub payload: Staged,
     /// Ids the sender gave it.
     pub external_ids: Vec<ExternalId>,
-    /// Whether this answers an earlier message, so that it goes to a mailbox here.
-    pub reply: bool,
+    /// Metadata of the protocol it came in.
+    pub carried: Vec<Carried>,
+    /// What its author says in `carried`, in a form in which equal statements are equal bytes.
+    pub canonical: Vec<u8>,
+    /// How it finds its way.
+    pub target: Target,
+    /// The id that was given out for it before; `None`: it gets one.
+    pub reserved: Option<MessageId>,
+    /// What happens if the recipient's certificate cannot be used now.
+    pub unusable_certificate: UnusableCertificate,
+}
+
+/// What happens to a submission whose recipient is known, but not its certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnusableCertificate {
+    /// It is refused at once, so that the sender can tell somebody.
+    Refuse,
+    /// It is accepted and waits for a better one, like for a directory that is down.
+    Wait,
+}
+
+/// How a submission finds its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// By its metadata: responsibility resolution, or the named recipient and its service.
+    Resolved,
+    /// It answers an earlier message: into the recipient's mailbox here.
+    Reply,
+    /// It names no service: into the recipient's mailbox here, if somebody here serves the recipient.
+    LocalMailbox,
 }
 
 /// Proof that a message is on stable storage.
@@ -171,7 +199,7 @@ impl Intake {
         now: Timestamp,
         render: RenderAnswer<'_>,
     ) -> Result<Admission, IntakeError> {
-        let content = content_digest(&submission.metadata, &submission.parts);
+        let content = content_digest(&submission.metadata, &submission.canonical, &submission.parts);
         let route = match self.examine(&submission, now).await {
             Ok(route) => route,
             // A duplicate stays a duplicate even if it would be refused today.
@@ -180,7 +208,7 @@ impl Intake {
                 return earlier.map_or(Err(refusal), |earlier| repeated(earlier, content));
             }
         };
-        let id = self.ids.next(now, self.entropy.as_ref());
+        let id = submission.reserved.unwrap_or_else(|| self.ids.next(now, self.entropy.as_ref()));
         let message = Arc::new(Message {
             id,
             received_at: now,
@@ -190,6 +218,7 @@ impl Intake {
             parts: submission.parts,
             content,
             external_ids: submission.external_ids,
+            carried: submission.carried,
         });
         let (delivery, events) = first_state(&message, route.as_deref().map_err(String::as_str), now);
         let delivery = delivery.warned_before(self.deadline_warning);
@@ -218,18 +247,26 @@ impl Intake {
         now: Timestamp,
     ) -> Result<Result<Box<Route>, String>, IntakeError> {
         check(&submission.metadata, now).map_err(IntakeError::Metadata)?;
-        let request = match (submission.reply, &submission.metadata.recipient) {
-            (true, Some(recipient)) => {
-                let service = submission.metadata.service.clone();
-                LookupRequest::Reply { service, recipient: recipient.clone() }
+        let recipient = submission.metadata.recipient.clone().ok_or(IntakeError::Metadata(NO_TARGET));
+        let request = match submission.target {
+            Target::Resolved => {
+                LookupRequest::of(&submission.metadata).ok_or(IntakeError::Metadata(NO_TARGET))?
             }
-            _ => LookupRequest::of(&submission.metadata).ok_or(IntakeError::Metadata(NO_TARGET))?,
+            Target::Reply => {
+                LookupRequest::Reply { service: submission.metadata.service.clone(), recipient: recipient? }
+            }
+            Target::LocalMailbox => LookupRequest::Mailbox { recipient: recipient? },
         };
         let mut resolution = self.router.resolve(&request, now).await;
         match (resolution.route.take(), resolution.outcome) {
             (Some(route), _) => Ok(Ok(route)),
             (None, OutcomeKind::DirectoryUnavailable) => {
                 Ok(Err(resolution.unavailable.unwrap_or_else(|| "no answer".to_owned())))
+            }
+            (None, OutcomeKind::CertificateUnusable)
+                if submission.unusable_certificate == UnusableCertificate::Wait =>
+            {
+                Ok(Err("the recipient's certificate cannot be used".to_owned()))
             }
             (None, _) => Err(IntakeError::Refused(Box::new(resolution))),
         }

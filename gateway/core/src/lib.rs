@@ -25,6 +25,7 @@ pub mod mailbox;
 pub mod message;
 pub mod operations;
 pub mod port;
+pub mod reservation;
 pub mod route;
 pub mod submissions;
 pub mod wake;

@@ -2,6 +2,7 @@
 //!
 //! Everything an account may not open is answered like what does not exist (promise P9).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,10 @@ use crate::delivery::{
 use crate::hold::{Hold, HoldKey};
 use crate::id::{LeaseId, MessageId};
 use crate::key::PartyId;
-use crate::message::PartNumber;
-use crate::port::{Change, Clock, CommitError, Entropy, MessageStore, PartReader, StoreError, StoredMessage};
+use crate::message::{IdScheme, PartNumber};
+use crate::port::{
+    Change, Clock, CommitError, Entropy, MailboxPlace, MessageStore, PartReader, StoreError, StoredMessage,
+};
 use crate::route::{ChannelKind, Destination};
 use crate::wake::Wake;
 
@@ -35,6 +38,11 @@ pub enum MailboxError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+/// How long a message that was taken without a lease cannot be leased.
+const CLAIM: Duration = Duration::from_secs(300);
+/// Messages with the same external id that are looked at.
+const SAME_ID_MAX: usize = 16;
 
 /// A granted lease.
 #[derive(Debug)]
@@ -114,18 +122,25 @@ impl Mailboxes {
             let until = add(now, request.duration);
             let mut changes = Vec::new();
             for mailbox in account.mailboxes().filter(|mailbox| !self.is_held(mailbox, now)) {
-                for candidate in self.store.mailbox(mailbox, request.max - changes.len()).await? {
-                    let Some(delivery) = self.store.head(candidate).await? else { continue };
-                    let input = match self.hold_on(candidate).await? {
-                        Some(hold) => Input::Hold { hold: hold.key, reason: hold.reason },
-                        None => Input::Lease { lease: id, account: account.name.clone(), until },
-                    };
-                    if let Ok(next) = delivery.apply(input, now) {
-                        changes.push(change(candidate, &delivery, next));
+                let mut after = None;
+                while changes.len() < request.max {
+                    let wanted = request.max - changes.len();
+                    let places = self.store.mailbox(mailbox, after, wanted).await?;
+                    for candidate in places.iter().map(|place| place.id) {
+                        let Some(delivery) = self.store.head(candidate).await? else { continue };
+                        let input = match self.hold_on(candidate).await? {
+                            Some(hold) => Input::Hold { hold: hold.key, reason: hold.reason },
+                            None => Input::Lease { lease: id, account: account.name.clone(), until },
+                        };
+                        if let Ok(next) = delivery.apply(input, now) {
+                            changes.push(change(candidate, &delivery, next));
+                        }
                     }
-                }
-                if changes.len() >= request.max {
-                    break;
+                    // More may stand behind those that a face without leases has taken.
+                    after = places.last().copied().filter(|_| places.len() == wanted);
+                    if after.is_none() {
+                        break;
+                    }
                 }
             }
             // A message that turned out to be expired or held is committed with the others, but not handed out.
@@ -242,8 +257,8 @@ impl Mailboxes {
         let mut messages = Vec::new();
         let now = self.clock.now();
         for mailbox in account.mailboxes().filter(|mailbox| !self.is_held(mailbox, now)) {
-            for id in self.store.mailbox(mailbox, limit - messages.len()).await? {
-                let found = self.load(id).await?;
+            for place in self.store.mailbox(mailbox, None, limit - messages.len()).await? {
+                let found = self.load(place.id).await?;
                 messages.extend(found.filter(|found| self.hold_on_message(found).is_none()));
             }
             if messages.len() >= limit {
@@ -267,6 +282,124 @@ impl Mailboxes {
             Some(destination) if handed_out && account.opens(&destination.organization) => Ok(message),
             _ => Err(MailboxError::Unknown),
         }
+    }
+
+    /// Places in a mailbox behind `after`, in the order of handing out, for faces without leases. A mailbox that is held shows nothing.
+    ///
+    /// # Errors
+    /// [`MailboxError::Unknown`] if the account may not open the mailbox.
+    pub async fn look(
+        &self,
+        account: &Account,
+        mailbox: &PartyId,
+        after: Option<MailboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<MailboxPlace>, MailboxError> {
+        if !account.opens(mailbox) {
+            return Err(MailboxError::Unknown);
+        }
+        if self.is_held(mailbox, self.clock.now()) {
+            return Ok(Vec::new());
+        }
+        Ok(self.store.mailbox(mailbox, after, limit).await?)
+    }
+
+    /// Messages in mailboxes of the account, or pushed to organisations it serves, that somebody gave this id.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn find(
+        &self,
+        account: &Account,
+        scheme: IdScheme,
+        value: &str,
+    ) -> Result<Vec<StoredMessage>, MailboxError> {
+        let mut found = Vec::new();
+        for id in self.store.by_external_id(scheme, value, SAME_ID_MAX).await? {
+            match self.open(account, id).await {
+                Ok(message) => found.push(message),
+                Err(MailboxError::Unknown) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Hands a whole message over by a face without leases, durably before the first byte. Leases are refused for five minutes, other
+    /// readers of such faces are not; taking it again is allowed and noted.
+    ///
+    /// # Errors
+    /// [`Refusal::NotNow`] while somebody holds a lease, [`Refusal::Finished`], [`Refusal::Held`], or unknown.
+    pub async fn take(
+        &self,
+        account: &Account,
+        id: MessageId,
+        face: Face,
+    ) -> Result<StoredMessage, MailboxError> {
+        let message = self.open(account, id).await?;
+        let now = self.clock.now();
+        let held = message.delivery.item.as_ref().is_some_and(|item| self.is_held(&item.mailbox, now));
+        if held || self.hold_on_message(&message).is_some() {
+            return Err(Refusal::Held.into());
+        }
+        let input = Input::Take { account: account.name.clone(), face, until: add(now, CLAIM) };
+        let taken = self.change(account, id, input).await?;
+        match taken.delivery.item.as_ref().map(|item| &item.state) {
+            Some(ItemState::Available) => Ok(taken),
+            // Its time was over.
+            _ => Err(Refusal::Finished.into()),
+        }
+    }
+
+    /// A reader of a face without leases takes responsibility for messages: for all of them, or for none. Repeats succeed without
+    /// effect.
+    ///
+    /// # Errors
+    /// [`MailboxError::Unknown`] if the account may not open one of them, [`Refusal::NotNow`] while somebody holds a lease on one,
+    /// [`Refusal::Finished`] if one is over in another way.
+    pub async fn close(
+        &self,
+        account: &Account,
+        ids: &BTreeSet<MessageId>,
+        face: Face,
+    ) -> Result<(), MailboxError> {
+        loop {
+            let mut changes = Vec::new();
+            for id in ids {
+                let message = self.open(account, *id).await?;
+                let item = message.delivery.item.as_ref().ok_or(MailboxError::Unknown)?;
+                if matches!(item.state, ItemState::Acknowledged { .. }) {
+                    continue;
+                }
+                let input = Input::Close { account: account.name.clone(), face };
+                changes.push(change(
+                    *id,
+                    &message.delivery,
+                    message.delivery.apply(input, self.clock.now())?,
+                ));
+            }
+            let done: Vec<Delivery> = changes.iter().map(|change| change.delivery.clone()).collect();
+            match self.store.commit(changes).await {
+                Ok(()) => {
+                    done.iter().for_each(|delivery| self.wake.after(delivery));
+                    return Ok(());
+                }
+                Err(CommitError::Stale(_)) => {}
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Reads a part of a message that was [taken](Self::take).
+    ///
+    /// # Errors
+    /// [`MailboxError::Unknown`] if there is no such part.
+    pub async fn read_taken(
+        &self,
+        id: MessageId,
+        part: PartNumber,
+    ) -> Result<Box<dyn PartReader>, MailboxError> {
+        self.read_from(id, part, 0).await
     }
 
     /// Reads a part; the first reading makes the message `fetched`, durably before the first byte.
@@ -296,6 +429,15 @@ impl Mailboxes {
             }
             Some(_) | None => {}
         }
+        self.read_from(id, part, offset).await
+    }
+
+    async fn read_from(
+        &self,
+        id: MessageId,
+        part: PartNumber,
+        offset: u64,
+    ) -> Result<Box<dyn PartReader>, MailboxError> {
         match self.store.open_part(id, part, offset).await {
             Ok(Some(reader)) => Ok(Box::new(WatchedReader { reader, keeper: self.keeper.clone(), id })),
             Ok(None) => Err(MailboxError::Unknown),
@@ -429,7 +571,7 @@ fn change(id: MessageId, before: &Delivery, after: Transition) -> Change {
 /// Whether a message was already acknowledged under the same lease.
 fn is_repeat(message: &StoredMessage, input: &Input) -> bool {
     let state = message.delivery.item.as_ref().map(|item| &item.state);
-    matches!((state, input), (Some(ItemState::Acknowledged { lease: earlier, .. }), Input::Acknowledge { lease, .. }) if earlier == lease)
+    matches!((state, input), (Some(ItemState::Acknowledged { lease: earlier, .. }), Input::Acknowledge { lease, .. }) if *earlier == Some(*lease))
 }
 
 fn holds(id: LeaseId) -> impl Fn(&crate::delivery::MailboxItem) -> bool {

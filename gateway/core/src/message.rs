@@ -1,5 +1,6 @@
 //! What a portal hands in and what is kept of it, unchanged for ever: metadata, parts, digests.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -161,6 +162,9 @@ pub struct Part {
     pub sha256: Sha256Digest,
     /// Where the part begins in the payload.
     pub offset: u64,
+    /// What the sender's protocol says about the part besides, by the protocol's own names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// Protocol in which an external id has its meaning.
@@ -183,6 +187,26 @@ pub struct ExternalId {
     pub scheme: IdScheme,
     /// The id, in its original spelling.
     pub value: String,
+}
+
+/// Kind of metadata that is carried along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CarriedKind {
+    /// The element MessageMetaData of XTA 2.1.1.
+    XtaMetadata,
+    /// The element X509TokenContainer of XTA 2.1.1.
+    XtaTokens,
+}
+
+/// Metadata of a protocol as it came, byte for byte. What [`Metadata`] knows is there, too; the rest is carried to whoever speaks
+/// the same protocol. May hold personal data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// What it is.
+    pub kind: CarriedKind,
+    /// The text.
+    pub text: String,
 }
 
 /// Key under which intake of a message is idempotent: unique per account and scheme (design section 4.2).
@@ -216,9 +240,22 @@ pub struct Message {
     pub content: Sha256Digest,
     /// Ids others gave it.
     pub external_ids: Vec<ExternalId>,
+    /// Metadata of the protocol it came in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carried: Vec<Carried>,
 }
 
 impl Message {
+    /// Metadata of a protocol, if it came with any.
+    pub fn carried(&self, kind: CarriedKind) -> Option<&str> {
+        self.carried.iter().find(|one| one.kind == kind).map(|one| one.text.as_str())
+    }
+
+    /// The id it has in a protocol, if somebody gave it one.
+    pub fn external_id(&self, scheme: IdScheme) -> Option<&str> {
+        self.external_ids.iter().find(|id| id.scheme == scheme).map(|id| id.value.as_str())
+    }
+
     /// Party whose mailbox takes replies and notices for the sender.
     pub fn reply_to(&self) -> &PartyId {
         self.metadata.reply_to.as_ref().unwrap_or(&self.sender)
@@ -231,8 +268,9 @@ impl Message {
 }
 
 /// Digest by which two submissions count as the same: canonical metadata plus, per part in order, name, media type,
-/// length and digest (design section 4.2). Packaging does not matter.
-pub fn content_digest(metadata: &Metadata, parts: &[Part]) -> Sha256Digest {
+/// length and digest (design section 4.2). Packaging does not matter. `canonical` is what else the author says in a form in which equal
+/// statements are equal bytes; empty if there is nothing else.
+pub fn content_digest(metadata: &Metadata, canonical: &[u8], parts: &[Part]) -> Sha256Digest {
     let mut hasher = Sha256::new();
     let mut field = |bytes: &[u8]| {
         hasher.update((bytes.len() as u64).to_be_bytes());
@@ -240,6 +278,9 @@ pub fn content_digest(metadata: &Metadata, parts: &[Part]) -> Sha256Digest {
     };
     // Serialising plain strings and numbers into memory cannot fail; an empty field would only make digests differ.
     field(&serde_json::to_vec(metadata).unwrap_or_default());
+    if !canonical.is_empty() {
+        field(canonical);
+    }
     for part in parts {
         field(part.name.as_deref().unwrap_or_default().as_bytes());
         field(part.media_type.as_bytes());
@@ -260,6 +301,7 @@ mod tests {
             size: 3,
             sha256: Sha256Digest::of(b"abc"),
             offset,
+            attributes: BTreeMap::new(),
         }
     }
 
@@ -272,15 +314,16 @@ mod tests {
 
     #[test]
     fn same_content_ignores_where_the_bytes_lie() {
-        let one = content_digest(&metadata("a"), &[part(Some("x"), 0), part(None, 3)]);
-        assert_eq!(one, content_digest(&metadata("a"), &[part(Some("x"), 7), part(None, 0)]));
+        let one = content_digest(&metadata("a"), b"", &[part(Some("x"), 0), part(None, 3)]);
+        assert_eq!(one, content_digest(&metadata("a"), b"", &[part(Some("x"), 7), part(None, 0)]));
     }
 
     #[test]
     fn any_difference_an_author_makes_is_other_content() {
-        let one = content_digest(&metadata("a"), &[part(Some("x"), 0), part(None, 3)]);
-        assert_ne!(one, content_digest(&metadata("b"), &[part(Some("x"), 0), part(None, 3)]));
-        assert_ne!(one, content_digest(&metadata("a"), &[part(None, 0), part(Some("x"), 3)]));
-        assert_ne!(one, content_digest(&metadata("a"), &[part(Some("x"), 0)]));
+        let one = content_digest(&metadata("a"), b"", &[part(Some("x"), 0), part(None, 3)]);
+        assert_ne!(one, content_digest(&metadata("b"), b"", &[part(Some("x"), 0), part(None, 3)]));
+        assert_ne!(one, content_digest(&metadata("a"), b"", &[part(None, 0), part(Some("x"), 3)]));
+        assert_ne!(one, content_digest(&metadata("a"), b"", &[part(Some("x"), 0)]));
+        assert_ne!(one, content_digest(&metadata("a"), b"z", &[part(Some("x"), 0), part(None, 3)]));
     }
 }

@@ -18,7 +18,7 @@ pub use note::{KeptNote, Note, NoteKind};
 pub use observe::{IntakeOutcome, Observation, Observer, Silent};
 pub use seal::{Receipt, ReceiptPart, ReceiptSigner, SealError, SealRequest, Sealer};
 pub use store::{
-    Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, MessageStore,
-    PartReader, PayloadWriter, Staged, StagedFile, StoreError, StoreStatus, StoredMessage, SubmissionFilter,
-    Tallies, Tally, Timer,
+    Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, MailboxPlace,
+    MessageStore, PartReader, PayloadWriter, Staged, StagedFile, StoreError, StoreStatus, StoredMessage,
+    SubmissionFilter, Tallies, Tally, Timer,
 };

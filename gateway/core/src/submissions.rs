@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::account::Account;
-use crate::delivery::{Input, Refusal};
+use crate::delivery::{EventKind, Input, Refusal};
 use crate::id::MessageId;
+use crate::message::IdScheme;
 use crate::port::{
     Change, Clock, CommitError, Cursor, HeadEntry, MessageStore, StoreError, StoredMessage, SubmissionFilter,
 };
@@ -23,6 +24,11 @@ pub enum SubmissionError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+/// Messages with the same external id that are looked at.
+const SAME_ID_MAX: usize = 16;
+/// Repetitions that are noted.
+const REPEATS_NOTED: usize = 10;
 
 /// What portals may ask about their submissions.
 pub struct Submissions {
@@ -44,6 +50,47 @@ impl Submissions {
     pub async fn find(&self, account: &Account, id: MessageId) -> Result<StoredMessage, SubmissionError> {
         let message = self.store.load(id).await?.ok_or(SubmissionError::Unknown)?;
         if message.message.account == account.name { Ok(message) } else { Err(SubmissionError::Unknown) }
+    }
+
+    /// The account's submission with this external id.
+    ///
+    /// # Errors
+    /// [`SubmissionError::Unknown`] also for those of others.
+    pub async fn find_external(
+        &self,
+        account: &Account,
+        scheme: IdScheme,
+        value: &str,
+    ) -> Result<StoredMessage, SubmissionError> {
+        for id in self.store.by_external_id(scheme, value, SAME_ID_MAX).await? {
+            match self.find(account, id).await {
+                Err(SubmissionError::Unknown) => {}
+                found => return found,
+            }
+        }
+        Err(SubmissionError::Unknown)
+    }
+
+    /// Notes on the ProcessCard that a submission was handed in again; the first few times.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn note_repeat(&self, account: &Account, id: MessageId) -> Result<(), SubmissionError> {
+        loop {
+            let found = self.find(account, id).await?;
+            let before = found.events.iter().filter(|event| event.kind == EventKind::Repeated).count();
+            if before >= REPEATS_NOTED {
+                return Ok(());
+            }
+            let next = found.delivery.apply(Input::Repeated, self.clock.now())?;
+            let expected = found.delivery.version;
+            let change = Change { id, expected, delivery: next.delivery, events: next.events };
+            match self.store.commit(vec![change]).await {
+                Ok(()) => return Ok(()),
+                Err(CommitError::Stale(_)) => {}
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+        }
     }
 
     /// The account's submissions, newest first; possibly a short page with a cursor.

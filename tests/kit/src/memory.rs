@@ -9,11 +9,11 @@ use amtsbote_core::delivery::{Delivery, Event, ItemState, Placement};
 use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::{OrderingKey, PartyId};
-use amtsbote_core::message::{IntakeKey, Message, PartNumber, Priority, Sha256Digest};
+use amtsbote_core::message::{IdScheme, IntakeKey, Message, PartNumber, Priority, Sha256Digest};
 use amtsbote_core::port::{
     Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, KeptNote,
-    MessageStore, Note, NoteKind, PartReader, PayloadWriter, Staged, StoreError, StoreStatus, StoredMessage,
-    SubmissionFilter, Tallies, Tally, Timer,
+    MailboxPlace, MessageStore, Note, NoteKind, PartReader, PayloadWriter, Staged, StoreError, StoreStatus,
+    StoredMessage, SubmissionFilter, Tallies, Tally, Timer,
 };
 use amtsbote_core::route::Destination;
 use async_trait::async_trait;
@@ -299,11 +299,41 @@ impl MessageStore for MemoryStore {
         Ok(Self::in_order(self.first_in_line(self.placed(ready)), limit))
     }
 
-    async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {
+    async fn mailbox(
+        &self,
+        mailbox: &PartyId,
+        after: Option<MailboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<MailboxPlace>, StoreError> {
         let found = self.placed(
             |placement| matches!(placement, Placement::Available { mailbox: one, .. } if one == mailbox),
         );
-        Ok(Self::in_order(self.first_in_line(found), limit))
+        let place = |(id, delivery): &(MessageId, Delivery)| MailboxPlace {
+            class: delivery.priority,
+            deadline: delivery.deadline,
+            id: *id,
+        };
+        let key = |place: &MailboxPlace| (place.class, place.deadline.unwrap_or(Timestamp::MAX), place.id);
+        let mut places: Vec<MailboxPlace> = self.first_in_line(found).iter().map(place).collect();
+        places.sort_by_key(key);
+        places.retain(|place| after.is_none_or(|after| key(place) > key(&after)));
+        places.truncate(limit);
+        Ok(places)
+    }
+
+    async fn by_external_id(
+        &self,
+        scheme: IdScheme,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        let content = self.content();
+        let named = |entry: &Entry| {
+            let mut ids = entry.message.external_ids.iter();
+            ids.any(|id| id.scheme == scheme && id.value.to_lowercase() == value.to_lowercase())
+        };
+        let found = content.messages.iter().filter(|(_, entry)| scheme != IdScheme::Client && named(entry));
+        Ok(found.map(|(id, _)| *id).take(limit).collect())
     }
 
     async fn holding(&self, after: Option<&HoldKey>, limit: usize) -> Result<Vec<HoldKey>, StoreError> {

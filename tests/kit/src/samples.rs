@@ -1,5 +1,6 @@
 //! Small, valid things to test with.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -63,6 +64,7 @@ pub fn accounts(channel: LocalChannel) -> AccountBook {
         serves: serves.iter().map(|key| key.parse().unwrap()).collect(),
         channel: channel.clone(),
         credentials: vec![Credential::Pinned([pin; 32])],
+        message_limit: None,
     };
     AccountBook::try_new(vec![
         account(PORTAL, Role::Author, 1, "ags:07315000", &[]),
@@ -111,16 +113,18 @@ impl Acceptances {
             size: document.len() as u64,
             sha256: Sha256Digest::of(document),
             offset: 0,
+            attributes: BTreeMap::new(),
         }];
         let message = Message {
             id: self.ids.next(self.now, &self.entropy),
             received_at: self.now,
             account: PORTAL.parse().unwrap(),
             sender: "ags:07315000".parse().unwrap(),
-            content: content_digest(&metadata, &parts),
+            content: content_digest(&metadata, b"", &parts),
             metadata,
             parts,
             external_ids: vec![ExternalId { scheme: IdScheme::Client, value: key.to_owned() }],
+            carried: Vec::new(),
         };
         let delivery = Delivery::new(&message, route);
         let mut events =

@@ -10,11 +10,11 @@ use amtsbote_core::delivery::{DeadReason, Delivery, Event, EventKind, FailureCla
 use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
-use amtsbote_core::message::{IntakeKey, PartNumber, Priority};
+use amtsbote_core::message::{IdScheme, IntakeKey, PartNumber, Priority};
 use amtsbote_core::port::{
     Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, KeptNote,
-    MessageStore, Note, NoteKind, PartReader, PayloadWriter, StoreError, StoreStatus, StoredMessage,
-    SubmissionFilter, Tallies, Timer,
+    MailboxPlace, MessageStore, Note, NoteKind, PartReader, PayloadWriter, StoreError, StoreStatus,
+    StoredMessage, SubmissionFilter, Tallies, Timer,
 };
 use amtsbote_core::route::Destination;
 use amtsbote_testkit::memory::MemoryStore;
@@ -242,8 +242,22 @@ impl MessageStore for FaultyStore {
         self.inner.ready(destination, from, limit).await
     }
 
-    async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError> {
-        self.inner.mailbox(mailbox, limit).await
+    async fn mailbox(
+        &self,
+        mailbox: &PartyId,
+        after: Option<MailboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<MailboxPlace>, StoreError> {
+        self.inner.mailbox(mailbox, after, limit).await
+    }
+
+    async fn by_external_id(
+        &self,
+        scheme: IdScheme,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        self.inner.by_external_id(scheme, value, limit).await
     }
 
     async fn notes(

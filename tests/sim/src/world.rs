@@ -11,7 +11,7 @@ use amtsbote_core::control::Controls;
 use amtsbote_core::delivery::{DeadHead, Delivery, EventKind, Face, FailureClass, Order, RetryPolicy, State};
 use amtsbote_core::engine::{DestinationPolicy, Engine, EngineOptions, EnginePorts, Policies, Retention};
 use amtsbote_core::id::MessageId;
-use amtsbote_core::intake::{Admission, Intake, Submission};
+use amtsbote_core::intake::{Admission, Intake, Submission, Target, UnusableCertificate};
 use amtsbote_core::key::OrderingKey;
 use amtsbote_core::mailbox::{LeaseRequest, Mailboxes};
 use amtsbote_core::message::{Part, Sha256Digest};
@@ -540,6 +540,7 @@ fn submission(number: usize, document: &str, begin: Timestamp) -> Submission {
         size: document.len() as u64,
         sha256: Sha256Digest::of(document.as_bytes()),
         offset: 0,
+        attributes: BTreeMap::new(),
     };
     Submission {
         key: intake_key(&format!("key-{number}")),
@@ -548,7 +549,11 @@ fn submission(number: usize, document: &str, begin: Timestamp) -> Submission {
         parts: vec![part],
         payload: Staged::Inline(vec![document.as_bytes().to_vec().into()]),
         external_ids: Vec::new(),
-        reply: false,
+        carried: Vec::new(),
+        canonical: Vec::new(),
+        target: Target::Resolved,
+        reserved: None,
+        unusable_certificate: UnusableCertificate::Refuse,
     }
 }
 

@@ -158,6 +158,17 @@ pub enum EventKind {
         /// Who.
         account: AccountName,
     },
+    /// Handed over by a face without leases, which does not hide it from other readers.
+    Taken {
+        /// From 1; above 1 it is a repeated hand-over.
+        attempt: u32,
+        /// Who.
+        account: AccountName,
+        /// Over which face.
+        face: Face,
+    },
+    /// The sender handed it in again, with the same content.
+    Repeated,
     /// The lease ran out; the message is available again.
     LeaseExpired,
     /// The lease was given back; the message is available again.

@@ -150,8 +150,9 @@ pub enum ItemState {
     },
     /// Done.
     Acknowledged {
-        /// Lease under which it was acknowledged; a repeat with it succeeds without effect.
-        lease: LeaseId,
+        /// Lease under which it was acknowledged; a repeat with it succeeds without effect. Absent for faces without leases.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease: Option<LeaseId>,
         /// Over which face.
         face: Face,
     },
@@ -176,6 +177,9 @@ pub struct MailboxItem {
     /// First lease or download.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_fetched_at: Option<Timestamp>,
+    /// A face without leases fetched it; until then nobody can lease it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_until: Option<Timestamp>,
 }
 
 /// Watch over a legal deadline (Frist): it must not pass in silence.

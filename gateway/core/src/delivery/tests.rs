@@ -46,6 +46,7 @@ fn accepted(metadata: serde_json::Value, route: Option<&Route>) -> Delivery {
         parts: Vec::new(),
         content: Sha256Digest::of(b""),
         external_ids: Vec::new(),
+        carried: Vec::new(),
     };
     Delivery::new(&message, route)
 }
@@ -127,7 +128,7 @@ fn every_further_lease_counts_as_another_attempt() {
 fn cancelling_works_until_the_first_hand_over() {
     let cancel = || Input::Cancel { account: "portal".parse().unwrap() };
     let (cancelled, _) = run(in_mailbox(), vec![(cancel(), 2)]);
-    assert_eq!(cancelled.apply(lease(1, 60), at(3)).unwrap_err(), Refusal::NotNow);
+    assert_eq!(cancelled.apply(lease(1, 60), at(3)).unwrap_err(), Refusal::Finished);
     let (leased, _) = run(in_mailbox(), vec![(lease(1, 60), 2), (Input::Due, 60)]);
     assert_eq!(leased.apply(cancel(), at(61)).unwrap_err(), Refusal::HandedOut);
     assert_eq!(cancelled.apply(cancel(), at(4)).unwrap_err(), Refusal::Finished);

@@ -120,6 +120,24 @@ pub enum Input {
         /// Who.
         account: AccountName,
     },
+    /// A face without leases hands the whole message over. Leases are refused for a while, other readers are not.
+    Take {
+        /// Who.
+        account: AccountName,
+        /// Over which face.
+        face: Face,
+        /// No leases before.
+        until: Timestamp,
+    },
+    /// A reader of a face without leases takes responsibility.
+    Close {
+        /// Who.
+        account: AccountName,
+        /// Over which face.
+        face: Face,
+    },
+    /// The sender handed it in again.
+    Repeated,
     /// The department answered.
     Replied {
         /// The answer.
@@ -248,10 +266,17 @@ impl Delivery {
             }
             Input::Release { lease, account } => next.release(lease, account)?,
             Input::Acknowledge { lease, account, face } => {
-                next.holder(lease)?.state = ItemState::Acknowledged { lease, face };
+                next.holder(lease)?.state = ItemState::Acknowledged { lease: Some(lease), face };
                 next.enter(State::Acknowledged);
                 next.note(EventKind::Acknowledged { account, face });
             }
+            Input::Take { account, face, until } => next.take(account, face, until)?,
+            Input::Close { account, face } => {
+                next.available()?.state = ItemState::Acknowledged { lease: None, face };
+                next.enter(State::Acknowledged);
+                next.note(EventKind::Acknowledged { account, face });
+            }
+            Input::Repeated => next.note(EventKind::Repeated),
             Input::Reject { lease, code, detail } => {
                 next.holder(lease)?.state = ItemState::Gone;
                 next.reject(RejectReason::Department { code, detail });
@@ -372,6 +397,7 @@ impl Step {
                 delivered_at: self.now,
                 lost_lease: None,
                 first_fetched_at: None,
+                claimed_until: None,
             });
             self.enter(State::Delivered);
             self.note(EventKind::Delivered { proof: None, mailbox: Some(destination.organization) });
@@ -536,27 +562,57 @@ impl Step {
     }
 
     fn lease(&mut self, lease: LeaseId, account: AccountName, until: Timestamp) -> Result<(), Refusal> {
-        if self.delivery.item.as_ref().is_none_or(|item| item.state != ItemState::Available) {
+        let now = self.now;
+        if self.available()?.claimed_until.is_some_and(|until| until > now) {
             return Err(Refusal::NotNow);
-        }
-        if self.delivery.held.is_some() {
-            return Err(Refusal::Held);
         }
         if self.expired() {
             self.expire();
             return Ok(());
         }
-        self.delivery.attempts += 1;
-        let now = self.now;
-        if let Some(item) = &mut self.delivery.item {
-            item.state = ItemState::Leased { lease, until };
-            item.first_fetched_at.get_or_insert(now);
+        let item = self.hand_over()?;
+        item.state = ItemState::Leased { lease, until };
+        self.note(EventKind::Leased { attempt: self.delivery.attempts, account, until });
+        Ok(())
+    }
+
+    fn take(&mut self, account: AccountName, face: Face, until: Timestamp) -> Result<(), Refusal> {
+        self.available()?;
+        if self.expired() {
+            self.expire();
+            return Ok(());
         }
+        self.hand_over()?.claimed_until = Some(until);
+        let attempt = self.delivery.attempts;
+        // A reader that comes again and again leaves fewer and fewer lines.
+        if attempt.is_power_of_two() {
+            self.note(EventKind::Taken { attempt, account, face });
+        }
+        Ok(())
+    }
+
+    /// The item, if nobody holds a lease on it and nothing keeps it back.
+    fn available(&mut self) -> Result<&mut MailboxItem, Refusal> {
+        let held = self.delivery.held.is_some();
+        let item = self.delivery.item.as_mut().ok_or(Refusal::NotNow)?;
+        match item.state {
+            ItemState::Available if held => Err(Refusal::Held),
+            ItemState::Available => Ok(item),
+            ItemState::Leased { .. } => Err(Refusal::NotNow),
+            ItemState::Acknowledged { .. } | ItemState::Gone => Err(Refusal::Finished),
+        }
+    }
+
+    /// Counts a hand-over from the mailbox.
+    fn hand_over(&mut self) -> Result<&mut MailboxItem, Refusal> {
+        self.delivery.attempts += 1;
         if self.delivery.state == State::Delivered {
             self.enter(State::Fetched);
         }
-        self.note(EventKind::Leased { attempt: self.delivery.attempts, account, until });
-        Ok(())
+        let now = self.now;
+        let item = self.delivery.item.as_mut().ok_or(Refusal::NotNow)?;
+        item.first_fetched_at.get_or_insert(now);
+        Ok(item)
     }
 
     /// The item, if `lease` holds it now.

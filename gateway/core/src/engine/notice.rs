@@ -1,5 +1,6 @@
 //! Tells senders how their messages ended: a small message of the gateway in the sender's own mailbox.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +83,7 @@ impl Engine {
             size: document.len() as u64,
             sha256: Sha256Digest::of(&document),
             offset: 0,
+            attributes: BTreeMap::new(),
         }];
         let gateway: AccountName = GATEWAY.parse().ok()?;
         let key: IdempotencyKey =
@@ -93,10 +95,11 @@ impl Engine {
             received_at: now,
             account: gateway.clone(),
             sender: SENDER.parse().ok()?,
-            content: content_digest(&metadata, &parts),
+            content: content_digest(&metadata, b"", &parts),
             metadata,
             parts,
             external_ids: Vec::new(),
+            carried: Vec::new(),
         };
         let events = vec![
             Event { at: now, kind: EventKind::Received { account: gateway.clone() } },

@@ -83,14 +83,15 @@ impl Engine {
         let resolution = self.ports.router.resolve(&request, now).await;
         match (resolution.route, resolution.outcome) {
             (Some(route), _) => Input::Routed(route),
-            (None, OutcomeKind::DirectoryUnavailable) => {
+            // Neither a directory that is down nor a certificate that cannot be used says that there is no way.
+            (None, outcome @ (OutcomeKind::DirectoryUnavailable | OutcomeKind::CertificateUnusable)) => {
                 let waited = now.duration_since(delivery.received_at).unsigned_abs();
                 if waited >= self.options.route_max_wait {
                     return Input::Refused(RejectReason::Unroutable);
                 }
                 Input::RouteOpen {
                     reason: FailureReason {
-                        code: "directory-unavailable".to_owned(),
+                        code: outcome.as_str().to_ascii_lowercase().replace('_', "-"),
                         detail: resolution.unavailable.unwrap_or_default(),
                     },
                     retry_at: add(now, self.options.route_retry),

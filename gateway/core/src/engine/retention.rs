@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::Input;
 use crate::id::MessageId;
 use crate::port::{Change, CommitError, StoreError};
+use crate::reservation;
 
 use super::Engine;
 
@@ -80,6 +81,7 @@ impl Engine {
                 break;
             }
         }
+        while reservation::expire(store.as_ref(), now, BATCH).await? == BATCH {}
         store.reclaim(now).await
     }
 

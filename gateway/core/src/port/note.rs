@@ -11,6 +11,8 @@ pub enum NoteKind {
     Job,
     /// What an operator did.
     Audit,
+    /// A message id that was given out in advance.
+    Reservation,
 }
 
 /// A note to be kept under its name, or taken away.

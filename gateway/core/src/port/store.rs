@@ -9,7 +9,7 @@ use crate::delivery::{Delivery, Event, SealRecord};
 use crate::hold::HoldKey;
 use crate::id::{LeaseId, MessageId};
 use crate::key::{AccountName, CaseId, PartyId};
-use crate::message::{IntakeKey, Message, PartNumber, Priority, Sha256Digest};
+use crate::message::{IdScheme, IntakeKey, Message, PartNumber, Priority, Sha256Digest};
 use crate::route::{Destination, Route};
 
 /// Writes the payload of a submission that is not accepted yet. Dropped without [`PayloadWriter::finish`], it leaves nothing.
@@ -209,6 +209,17 @@ impl SubmissionFilter {
     }
 }
 
+/// Where a message stands in its mailbox. Orders like the handing out: class, deadline (none last), acceptance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MailboxPlace {
+    /// First order.
+    pub class: Priority,
+    /// Second order, none last.
+    pub deadline: Option<Timestamp>,
+    /// Which message.
+    pub id: MessageId,
+}
+
 /// Where a listing of dead letters continues; oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeadCursor {
@@ -383,11 +394,28 @@ pub trait MessageStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<MessageId>, StoreError>;
 
-    /// Items free in a mailbox, in the order of handing out: class, deadline, acceptance.
+    /// Items free in a mailbox, in the order of handing out: class, deadline, acceptance; beginning behind `after`.
     ///
     /// # Errors
     /// When the store is sick.
-    async fn mailbox(&self, mailbox: &PartyId, limit: usize) -> Result<Vec<MessageId>, StoreError>;
+    async fn mailbox(
+        &self,
+        mailbox: &PartyId,
+        after: Option<MailboxPlace>,
+        limit: usize,
+    ) -> Result<Vec<MailboxPlace>, StoreError>;
+
+    /// Messages to which somebody gave this id; ids are compared without regard to case. Oldest first. Several accounts may use the
+    /// same id. Ids of the scheme `client` are not found.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    async fn by_external_id(
+        &self,
+        scheme: IdScheme,
+        value: &str,
+        limit: usize,
+    ) -> Result<Vec<MessageId>, StoreError>;
 
     /// What holds single messages back, each hold once, after `after` in an order of the store's own that does not change.
     ///

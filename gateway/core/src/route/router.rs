@@ -25,6 +25,11 @@ pub enum LookupRequest {
         /// Any of its keys.
         recipient: PartyId,
     },
+    /// Into the recipient's mailbox here, whatever it is for.
+    Mailbox {
+        /// Whose mailbox.
+        recipient: PartyId,
+    },
     /// An answer into the mailbox of a party of this gateway.
     Reply {
         /// For what.
@@ -154,7 +159,7 @@ impl Router {
                     None => return Resolution::ended(decision.outcome, Some(decision), trace),
                 }
             }
-            LookupRequest::Recipient { service, recipient } | LookupRequest::Reply { service, recipient } => {
+            LookupRequest::Recipient { service, recipient } => {
                 let Some((services, specifications)) = tables.specifications_of(service, at, &mut trace)
                 else {
                     return Resolution::ended(OutcomeKind::ServiceUnknown, None, trace);
@@ -162,36 +167,25 @@ impl Router {
                 trace.push(format!("recipient named by the sender: {recipient}"));
                 (named(&tables, recipient, &services, specifications), None)
             }
+            LookupRequest::Mailbox { recipient } => {
+                let candidate = named(&tables, recipient, &[], Vec::new());
+                trace.push(format!("recipient named by the sender, no service: {recipient}"));
+                return match self.local(&candidate) {
+                    (key, Some(endpoint)) => here(candidate, &key, endpoint, at, trace),
+                    (_, None) => Resolution::ended(OutcomeKind::NoChannel, None, trace),
+                };
+            }
+            LookupRequest::Reply { service, recipient } => {
+                // Also for a service that is not in the catalogue any more.
+                let (services, specifications) =
+                    tables.specifications_of(service, at, &mut trace).unwrap_or_default();
+                let candidate = named(&tables, recipient, &services, specifications);
+                trace.push(format!("reply into the mailbox of {recipient}"));
+                let endpoint = Endpoint { channel: ChannelKind::Mailbox, address: recipient.to_string() };
+                return here(candidate, recipient, endpoint, at, trace);
+            }
         };
-        if let LookupRequest::Reply { recipient, .. } = request {
-            return self.reply(candidate, recipient, at, trace);
-        }
         self.reach(candidate, decision, at, trace).await
-    }
-
-    fn reply(
-        &self,
-        candidate: Candidate,
-        recipient: &PartyId,
-        at: Timestamp,
-        mut trace: Vec<String>,
-    ) -> Resolution {
-        trace.push(format!("reply into the mailbox of {recipient}"));
-        let endpoint = Endpoint { channel: ChannelKind::Mailbox, address: recipient.to_string() };
-        let mut resolution = Resolution::ended(OutcomeKind::Resolved, None, trace.clone());
-        resolution.route = Some(Box::new(Route {
-            service: candidate.service,
-            specification: candidate.specifications.into_iter().next(),
-            destination: Destination { organization: recipient.clone(), channel: ChannelKind::Mailbox },
-            lookup_key: recipient.clone(),
-            organization: candidate.organization,
-            matched_area: None,
-            endpoint,
-            evidence: None,
-            decided_at: at,
-            trace,
-        }));
-        resolution
     }
 
     async fn reach(
@@ -420,6 +414,30 @@ fn named(
         lookup_keys,
         specifications,
     }
+}
+
+/// A route to somebody this gateway serves itself, without asking a directory.
+fn here(
+    candidate: Candidate,
+    key: &PartyId,
+    endpoint: Endpoint,
+    at: Timestamp,
+    trace: Vec<String>,
+) -> Resolution {
+    let mut resolution = Resolution::ended(OutcomeKind::Resolved, None, trace.clone());
+    resolution.route = Some(Box::new(Route {
+        service: candidate.service,
+        specification: candidate.specifications.into_iter().next(),
+        destination: Destination { organization: key.clone(), channel: endpoint.channel },
+        lookup_key: key.clone(),
+        organization: candidate.organization,
+        matched_area: None,
+        endpoint,
+        evidence: None,
+        decided_at: at,
+        trace,
+    }));
+    resolution
 }
 
 fn join(services: &[OzgId]) -> String {

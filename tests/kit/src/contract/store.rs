@@ -11,7 +11,7 @@ use amtsbote_core::delivery::{
 use amtsbote_core::hold::HoldKey;
 use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::PartyId;
-use amtsbote_core::message::{PartNumber, Priority};
+use amtsbote_core::message::{ExternalId, IdScheme, PartNumber, Priority};
 use amtsbote_core::port::{
     Acceptance, Accepted, Change, CommitError, DeadCursor, MessageStore, Note, NoteKind, StoreError,
     SubmissionFilter, Timer,
@@ -53,6 +53,8 @@ pub async fn in_memory_rules(open: StoreFactory<'_>) {
     alarms_are_timers_as_long_as_nobody_works_on_the_message(store.as_ref()).await;
     let (_folder, store) = run("mailbox");
     a_mailbox_has_its_order(store.as_ref()).await;
+    let (_folder, store) = run("external");
+    messages_are_found_by_ids_of_others(store.as_ref()).await;
     let (_folder, store) = run("share");
     destinations_are_listed_once_and_have_their_order(store.as_ref()).await;
     let (_folder, store) = run("list");
@@ -88,6 +90,10 @@ async fn read(store: &dyn MessageStore, id: MessageId, part: PartNumber, offset:
         content.extend_from_slice(&bytes);
     }
     content
+}
+
+async fn mailbox(store: &dyn MessageStore, mailbox: &PartyId, limit: usize) -> Vec<MessageId> {
+    store.mailbox(mailbox, None, limit).await.unwrap().iter().map(|place| place.id).collect()
 }
 
 fn lease(token: u64, until: Timestamp) -> Input {
@@ -217,13 +223,13 @@ async fn queues_follow_the_placement(store: &dyn MessageStore) {
     assert!(store.waiting_destinations(None, 10).await.unwrap().is_empty());
     assert!(store.ready(&destination, Priority::High, 10).await.unwrap().is_empty());
     let office: PartyId = OFFICE.parse().unwrap();
-    assert!(store.mailbox(&office, 10).await.unwrap().is_empty());
+    assert!(mailbox(store, &office, 10).await.is_empty());
     let timers = store.timers(10).await.unwrap();
     assert_eq!(timers.iter().map(|timer| timer.due).collect::<Vec<_>>(), [later(30), later(60)]);
     assert_eq!(store.leased(LeaseId::generate(&SeededEntropy::new(1))).await.unwrap(), [pull]);
 
     apply(store, pull, Input::Due, later(30)).await;
-    assert_eq!(store.mailbox(&office, 10).await.unwrap(), [pull]);
+    assert_eq!(mailbox(store, &office, 10).await, [pull]);
     assert!(store.leased(LeaseId::generate(&SeededEntropy::new(1))).await.unwrap().is_empty());
     assert_eq!(store.timers(10).await.unwrap(), [Timer { id: push, due: later(60) }]);
 }
@@ -246,7 +252,34 @@ async fn alarms_are_timers_as_long_as_nobody_works_on_the_message(store: &dyn Me
     assert_eq!(store.timers(10).await.unwrap(), alarm, "the sender has to be told");
     apply(store, id, Input::Notified { notice: None }, later(101)).await;
     assert!(store.timers(10).await.unwrap().is_empty());
-    assert!(store.mailbox(&OFFICE.parse().unwrap(), 10).await.unwrap().is_empty());
+    assert!(mailbox(store, &OFFICE.parse().unwrap(), 10).await.is_empty());
+}
+
+async fn messages_are_found_by_ids_of_others(store: &dyn MessageStore) {
+    let samples = Acceptances::default();
+    let mut ids = Vec::new();
+    for (key, scheme, value) in [
+        ("one", IdScheme::Xta, "urn:de:xta:messageid:Amt:1"),
+        ("two", IdScheme::Xta, "urn:de:xta:messageid:amt:1"),
+        ("three", IdScheme::Osci, "urn:de:xta:messageid:amt:1"),
+        ("four", IdScheme::Client, "urn:de:xta:messageid:amt:1"),
+    ] {
+        let mut acceptance = samples.routed(key, b"x", ChannelKind::Mailbox);
+        let mut message = acceptance.message.as_ref().clone();
+        message.external_ids = vec![ExternalId { scheme, value: value.to_owned() }];
+        acceptance.message = Arc::new(message);
+        ids.push(accept(store, acceptance).await);
+    }
+    let found = async |scheme, value, limit| store.by_external_id(scheme, value, limit).await.unwrap();
+    assert_eq!(found(IdScheme::Xta, "URN:de:xta:messageid:AMT:1", 9).await, ids[..2]);
+    assert_eq!(found(IdScheme::Xta, "urn:de:xta:messageid:amt:1", 1).await, ids[..1]);
+    assert_eq!(found(IdScheme::Osci, "urn:de:xta:messageid:amt:1", 9).await, ids[2..3]);
+    assert!(found(IdScheme::Client, "urn:de:xta:messageid:amt:1", 9).await.is_empty());
+    assert!(found(IdScheme::Xta, "urn:de:xta:messageid:amt:", 9).await.is_empty());
+    apply(store, ids[0], Input::Cancel { account: PORTAL.parse().unwrap() }, noon()).await;
+    assert_eq!(found(IdScheme::Xta, "urn:de:xta:messageid:amt:1", 9).await, ids[..2], "still known");
+    store.forget(vec![ids[0]]).await.unwrap();
+    assert_eq!(found(IdScheme::Xta, "urn:de:xta:messageid:amt:1", 9).await, ids[1..2], "forgotten");
 }
 
 async fn a_mailbox_has_its_order(store: &dyn MessageStore) {
@@ -270,12 +303,25 @@ async fn a_mailbox_has_its_order(store: &dyn MessageStore) {
     expected.sort();
     let expected: Vec<MessageId> = expected.into_iter().map(|(_, id)| id).collect();
     let office: PartyId = OFFICE.parse().unwrap();
-    assert_eq!(store.mailbox(&office, 10).await.unwrap(), expected);
-    assert_eq!(store.mailbox(&office, 2).await.unwrap(), expected[..2]);
-    assert!(
-        store.mailbox(&"wgb:07315000000".parse().unwrap(), 10).await.unwrap().is_empty(),
-        "a prefix is no key"
-    );
+    assert_eq!(mailbox(store, &office, 10).await, expected);
+    assert_eq!(mailbox(store, &office, 2).await, expected[..2]);
+    let (mut after, mut paged) = (None, Vec::new());
+    loop {
+        let page = store.mailbox(&office, after, 2).await.unwrap();
+        paged.extend(page.iter().map(|place| place.id));
+        after = page.last().copied();
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, expected, "page by page");
+    let take = Input::Take { account: "department".parse().unwrap(), face: Face::Xta, until: later(300) };
+    apply(store, expected[0], take, noon()).await;
+    assert_eq!(mailbox(store, &office, 10).await, expected, "taken without a lease");
+    let close = Input::Close { account: "department".parse().unwrap(), face: Face::Xta };
+    apply(store, expected[0], close, noon()).await;
+    assert_eq!(mailbox(store, &office, 10).await, expected[1..], "acknowledged");
+    assert!(mailbox(store, &"wgb:07315000000".parse().unwrap(), 10).await.is_empty(), "a prefix is no key");
 }
 
 async fn destinations_are_listed_once_and_have_their_order(store: &dyn MessageStore) {
@@ -346,11 +392,11 @@ async fn only_the_first_in_line_is_listed(store: &dyn MessageStore) {
         in_line(store, &samples, "2", "file-7", ChannelKind::Mailbox).await,
     );
     let other = in_line(store, &samples, "3", "file-8", ChannelKind::Mailbox).await;
-    assert_eq!(store.mailbox(&office, 9).await.unwrap(), [one, other]);
+    assert_eq!(mailbox(store, &office, 9).await, [one, other]);
     apply(store, one, lease(1, later(30)), noon()).await;
-    assert_eq!(store.mailbox(&office, 9).await.unwrap(), [other], "a lease is no end");
+    assert_eq!(mailbox(store, &office, 9).await, [other], "a lease is no end");
     apply(store, one, acknowledge(1), later(1)).await;
-    assert_eq!(store.mailbox(&office, 9).await.unwrap(), [two, other]);
+    assert_eq!(mailbox(store, &office, 9).await, [two, other]);
 
     let mut push = Vec::new();
     for n in 0..4 {
@@ -547,7 +593,7 @@ async fn everything_survives_reopening(open: StoreFactory<'_>) {
     assert_eq!(prepare, count(|placement| *placement == Placement::Prepare));
     let timers = store.timers(99).await.unwrap().len();
     assert_eq!(timers, count(|placement| matches!(placement, Placement::Timer { .. })));
-    let available = store.mailbox(&OFFICE.parse().unwrap(), 99).await.unwrap().len();
+    let available = mailbox(store.as_ref(), &OFFICE.parse().unwrap(), 99).await.len();
     assert_eq!(available, count(|placement| matches!(placement, Placement::Available { .. })));
     for n in 1..40 {
         let again =
