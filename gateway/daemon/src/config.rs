@@ -17,6 +17,7 @@ use amtsbote_http::Limits;
 use amtsbote_rest::RestLimits;
 use amtsbote_store_sled::RoomLimits;
 use amtsbote_telemetry::LogOptions;
+use amtsbote_xta::XtaOptions;
 use url::Url;
 
 pub use reader::ConfigIssue;
@@ -162,6 +163,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds of bodies.
     pub rest: RestLimits,
+    /// The XTA face.
+    pub xta: XtaOptions,
     /// Key of the seal.
     pub seal: KeyPair,
     /// The directory.

@@ -17,16 +17,18 @@ use amtsbote_core::operations::{OperationPorts, Operations};
 use amtsbote_core::port::{
     Channel, Clock, Directory, DirectoryAnswer, DirectoryUnavailable, Entropy, MessageStore, ServiceQuery,
 };
+use amtsbote_core::reservation::Reservations;
 use amtsbote_core::route::{Router, RoutingTables, Sources, decode_area_table};
 use amtsbote_core::submissions::Submissions;
 use amtsbote_core::wake::Wake;
 use amtsbote_dvdv::{DvdvDirectory, DvdvOptions, EntryPath};
-use amtsbote_http::{Client, ClientOptions, Listener, Reach, serve};
-use amtsbote_rest::{AdminServices, InFlight, Quotas, Services};
+use amtsbote_http::{Client, ClientOptions, InFlight, Listener, Quotas, Reach, serve};
+use amtsbote_rest::{AdminServices, Services};
 use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
 use amtsbote_telemetry::{DirectoryOutcome, Health, Metrics};
 use amtsbote_tls::{ClientAuth, Identity, ServerTls, Trusted};
+use amtsbote_xta::Cursors;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use tokio::net::TcpListener;
@@ -396,32 +398,53 @@ impl Gateway {
         };
         let engine = Engine::new(ports, config.engine.clone());
         engine.hold_all(config.hold);
+        let intake = Intake::new(
+            Arc::clone(&store),
+            Arc::clone(&router),
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+            Arc::clone(&metrics) as _,
+            Arc::clone(&wake),
+        );
+        let intake =
+            Arc::new(intake.going_on_after(newest).warning_before_deadlines(config.deadline_warning));
+        let submissions = Submissions::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&wake));
+        let submissions = Arc::new(submissions);
+        let mailboxes = Arc::new(Mailboxes::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+            controls,
+            Arc::clone(&wake),
+        ));
+        let in_flight = Arc::new(InFlight::new(config.rest.in_flight));
+        let quotas = Arc::new(Quotas::new(config.rest.requests));
+        let xta = amtsbote_xta::Services {
+            intake: Arc::clone(&intake),
+            submissions: Arc::clone(&submissions),
+            mailboxes: Arc::clone(&mailboxes),
+            reservations: Reservations::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy)),
+            router: Arc::clone(&router),
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            accounts: Arc::clone(&accounts),
+            quotas: Arc::clone(&quotas),
+            in_flight: Arc::clone(&in_flight),
+            options: config.xta.clone(),
+            cursors: Cursors::default(),
+        };
         let services = Services {
-            intake: Intake::new(
-                Arc::clone(&store),
-                Arc::clone(&router),
-                Arc::clone(&clock),
-                Arc::clone(&entropy),
-                Arc::clone(&metrics) as _,
-                Arc::clone(&wake),
-            )
-            .going_on_after(newest)
-            .warning_before_deadlines(config.deadline_warning),
-            submissions: Submissions::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&wake)),
-            mailboxes: Mailboxes::new(
-                Arc::clone(&store),
-                Arc::clone(&clock),
-                Arc::clone(&entropy),
-                controls,
-                Arc::clone(&wake),
-            ),
+            intake: Arc::clone(&intake),
+            submissions: Arc::clone(&submissions),
+            mailboxes: Arc::clone(&mailboxes),
             router: Arc::clone(&router),
             store: Arc::clone(&store),
             receipts: Arc::clone(&seal) as _,
             clock: Arc::clone(&clock),
             accounts: Arc::clone(&accounts),
-            in_flight: InFlight::new(config.rest.in_flight),
-            quotas: Quotas::new(config.rest.requests),
+            in_flight,
+            quotas,
             limits: config.rest,
         };
         let insight = Arc::new(Insight {
@@ -462,7 +485,7 @@ impl Gateway {
             "exchange",
             exchange_socket,
             Some(exchange_tls),
-            amtsbote_rest::router(Arc::new(services)),
+            amtsbote_xta::router(Arc::new(xta)).fallback_service(amtsbote_rest::router(Arc::new(services))),
         )];
         let (operator, telemetry) = (
             operator_socket.as_ref().map(|(_, address)| *address),

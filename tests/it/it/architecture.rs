@@ -15,6 +15,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("amtsbote-store-sled", &["amtsbote-core"], "one contract suite proves stores interchangeable"),
     ("amtsbote-rest", &["amtsbote-core", "amtsbote-http"], "thin driving adapter"),
     (
+        "amtsbote-xta",
+        &["amtsbote-core", "amtsbote-http", "amtsbote-soap"],
+        "thin driving adapter; XML and packages are the library's",
+    ),
+    (
         "amtsbote-dvdv",
         &["amtsbote-core", "amtsbote-http", "amtsbote-tls"],
         "shares no message types with the mock",
@@ -61,6 +66,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "amtsbote-http",
             "amtsbote-store-sled",
             "amtsbote-rest",
+            "amtsbote-xta",
             "amtsbote-dvdv",
             "amtsbote-amqp",
             "amtsbote-seal",

@@ -12,3 +12,4 @@ mod lifecycle;
 mod operators;
 mod round_trip;
 mod routing;
+mod xta;

@@ -9,12 +9,14 @@ use amtsbote_core::account::{Account, Credential, LocalChannel, Role};
 use amtsbote_core::delivery::{DeadHead, RetryPolicy};
 use amtsbote_core::engine::{BreakerPolicy, DestinationPolicy, EngineOptions, Policies, Retention};
 use amtsbote_core::intake::DEADLINE_WARNING;
+use amtsbote_core::key::PartyId;
 use amtsbote_core::route::Destination;
 use amtsbote_dvdv::EntryPath;
 use amtsbote_http::Limits;
 use amtsbote_rest::RestLimits;
 use amtsbote_store_sled::RoomLimits;
 use amtsbote_telemetry::{LogFormat, LogOptions};
+use amtsbote_xta::XtaOptions;
 use toml::Table;
 use url::Url;
 
@@ -62,6 +64,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     };
     let telemetry = telemetry(root.section(findings, "telemetry"), findings);
     let (limits, rest) = limits(root.section(findings, "limits"), findings);
+    let xta = xta(root.section(findings, "xta"), findings, rest.body);
     let seal = key_pair(root.section(findings, "seal"), findings);
     let directory = directory(root.section(findings, "directory"), findings);
     let (routing, route_retry, route_max_wait) = routing(root.section(findings, "routing"), findings);
@@ -92,6 +95,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
         telemetry,
         limits,
         rest,
+        xta,
         seal: seal?,
         directory: directory?,
         routing: routing?,
@@ -183,6 +187,35 @@ fn limits(mut section: Section<'_>, findings: &mut Findings) -> (Limits, RestLim
     };
     section.close(findings);
     (limits, rest)
+}
+
+/// The paths must differ and must not be those of the REST face.
+fn xta(mut section: Section<'_>, findings: &mut Findings, most: u64) -> XtaOptions {
+    let usual = XtaOptions::default();
+    let mut paths: Vec<String> = Vec::new();
+    for (key, default) in
+        [("send", &usual.send), ("management", &usual.management), ("msgbox", &usual.msgbox)]
+    {
+        let path = section.text(findings, key).unwrap_or_else(|| default.clone());
+        let shape = path.len() > 1
+            && path.starts_with('/')
+            && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-_.".contains(&b));
+        if !shape || path.starts_with("/v1") || path == "/openapi.json" || paths.contains(&path) {
+            let remedy = "write a path of its own such as \"/xta/send\", not below /v1";
+            section.issue(findings, key, "is no path for this port", remedy);
+        }
+        paths.push(path);
+    }
+    let server_identity = section.text(findings, "server_identity").unwrap_or(usual.server_identity);
+    let sender =
+        section.parsed::<PartyId>(findings, "sender", "write an identifier such as \"ags:07315000\"");
+    let message_limit = section.number(findings, "message_bytes", usual.message_limit.min(most), 1024..=most);
+    section.close(findings);
+    let mut paths = paths.into_iter();
+    let mut next = || paths.next().unwrap_or_default();
+    let (send, management, msgbox) = (next(), next(), next());
+    let sender = sender.map(|party| party.to_string());
+    XtaOptions { send, management, msgbox, server_identity, sender, message_limit, most }
 }
 
 fn directory(mut section: Section<'_>, findings: &mut Findings) -> Option<DirectoryConfig> {
@@ -577,9 +610,12 @@ fn account(
     if certificates.is_empty() && credentials.is_empty() {
         section.issue(findings, "certificates", "is empty", "name certificates, fingerprints or subjects");
     }
+    let limited = section.has("message_bytes");
+    let message_limit = section.number(findings, "message_bytes", 40 << 20, 1024..=1 << 40);
+    let message_limit = limited.then_some(message_limit);
     section.close(findings);
     Some(AccountConfig {
-        account: Account { name: name?, roles, parties, serves, channel, credentials },
+        account: Account { name: name?, roles, parties, serves, channel, credentials, message_limit },
         certificates,
     })
 }

@@ -30,7 +30,7 @@ fn the_reference_file_is_valid_and_shows_the_defaults() {
     let reference = Config::parse(&REFERENCE, Path::new("/etc/amtsbote")).unwrap();
     assert_eq!(reference.store, Path::new("/etc/amtsbote/store"));
     // Without the optional sections everything optional has its default: the same values.
-    let optional = ["[limits]", "[engine]", "[retry]", "[retention]", "[amqp]", "[log]"];
+    let optional = ["[limits]", "[xta]", "[engine]", "[retry]", "[retention]", "[amqp]", "[log]"];
     let mut kept = true;
     let bare: String = REFERENCE
         .lines()

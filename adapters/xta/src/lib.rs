@@ -1,0 +1,106 @@
+//! XTA 2 (wire version 2.1.1) for specialist systems: send, management and mailbox ports as the published WSDL has them.
+//!
+//! A thin driving adapter: it knows the wire and leaves every decision to core. Tolerant in, valid out. What belongs to others is
+//! answered as the standard says, without telling whether it exists. Not here: XML and packages (`amtsbote-soap`), what a message is.
+
+mod content;
+mod cursors;
+mod fault;
+mod management;
+mod mapping;
+mod metadata;
+mod msgbox;
+mod names;
+mod operation;
+mod report;
+mod request;
+mod send;
+mod server;
+mod wsdl;
+
+use std::sync::Arc;
+
+use amtsbote_core::account::AccountBook;
+use amtsbote_core::intake::Intake;
+use amtsbote_core::mailbox::Mailboxes;
+use amtsbote_core::port::{Clock, Entropy, MessageStore};
+use amtsbote_core::reservation::Reservations;
+use amtsbote_core::route::Router;
+use amtsbote_core::submissions::Submissions;
+use amtsbote_http::{InFlight, Quotas};
+use arc_swap::ArcSwap;
+
+pub use cursors::Cursors;
+pub use fault::ErrorCode;
+pub use operation::{Operation, Port};
+pub use server::router;
+
+/// Where the ports are, and what they say about themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XtaOptions {
+    /// Path of the send port.
+    pub send: String,
+    /// Path of the management port.
+    pub management: String,
+    /// Path of the mailbox port.
+    pub msgbox: String,
+    /// How this server calls itself in reports.
+    pub server_identity: String,
+    /// Identifier of the gateway as sender in orders; absent: none is written.
+    pub sender: Option<String>,
+    /// Bytes of the contents of one message an account may hand in, unless it is configured with another limit.
+    pub message_limit: u64,
+    /// The limit no account can have more than.
+    pub most: u64,
+}
+
+impl Default for XtaOptions {
+    /// `/xta/send`, `/xta/management`, `/xta/msgbox`; 40 MiB as the standard has it, 1 GiB at most.
+    fn default() -> Self {
+        Self {
+            send: "/xta/send".to_owned(),
+            management: "/xta/management".to_owned(),
+            msgbox: "/xta/msgbox".to_owned(),
+            server_identity: "urn:amtsbote:xta".to_owned(),
+            sender: None,
+            message_limit: 40 << 20,
+            most: 1 << 30,
+        }
+    }
+}
+
+/// What the face works with.
+pub struct Services {
+    /// Takes orders.
+    pub intake: Arc<Intake>,
+    /// Follows them.
+    pub submissions: Arc<Submissions>,
+    /// Hands them out.
+    pub mailboxes: Arc<Mailboxes>,
+    /// Gives ids out.
+    pub reservations: Reservations,
+    /// Says where services are.
+    pub router: Arc<Router>,
+    /// Stages contents.
+    pub store: Arc<dyn MessageStore>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Who may call; replaced while running.
+    pub accounts: Arc<ArcSwap<AccountBook>>,
+    /// How often an account may call.
+    pub quotas: Arc<Quotas>,
+    /// Memory for bodies.
+    pub in_flight: Arc<InFlight>,
+    /// Paths, names, limits.
+    pub options: XtaOptions,
+    /// Open iterators.
+    pub cursors: Cursors,
+}
+
+impl Services {
+    fn sender(&self) -> Option<&str> {
+        self.options.sender.as_deref()
+    }
+}

@@ -1,0 +1,137 @@
+//! Handing in (`sendPortType`). Checks that need no content come before the first byte of it is kept.
+
+use amtsbote_core::account::Role;
+use amtsbote_core::delivery::Delivery;
+use amtsbote_core::id::MessageId;
+use amtsbote_core::intake::{Admission, Submission, Target, UnusableCertificate};
+use amtsbote_core::message::{Carried, CarriedKind, ExternalId, IdScheme, IntakeKey, Message};
+use amtsbote_core::route::{ChannelKind, LookupRequest, Route};
+use amtsbote_soap::{Element, Header};
+use bytes::Bytes;
+
+use crate::Services;
+use crate::content::{Order, Spool};
+use crate::fault::{ErrorCode, Refused, wrong};
+use crate::mapping::{Understood, parse_own_id, understand};
+use crate::metadata::MetaData;
+use crate::names::{META, OSCI};
+use crate::operation::Operation;
+use crate::request::{Answer, Caller};
+
+/// An order whose header blocks are in order.
+pub(crate) struct Announced {
+    understood: Understood,
+    canonical: Vec<u8>,
+    message_id: String,
+    reserved: Option<MessageId>,
+    carried: Vec<Carried>,
+}
+
+/// Header blocks that are carried along byte for byte.
+pub(crate) fn is_carried(name: &amtsbote_soap::Name) -> bool {
+    name.is(META, "MessageMetaData") || name.is(OSCI, "X509TokenContainer")
+}
+
+impl Services {
+    /// Looks at everything that comes before the content.
+    pub(crate) async fn announce(&self, caller: &Caller, headers: &[Header]) -> Result<Announced, Refused> {
+        if !caller.account.has(Role::Author) {
+            return Err(ErrorCode::NotBooked.into());
+        }
+        let block = headers.iter().find(|one| one.element.is(META, "MessageMetaData"));
+        let block = block.ok_or(wrong(ErrorCode::NoParameters, "MessageMetaData"))?;
+        let (order, _) = MetaData::read(&block.element)?;
+        let understood = understand(&order, &caller.account)?;
+        if caller.identity.as_ref().is_some_and(|identity| *identity != understood.sender) {
+            return Err(wrong(ErrorCode::ForeignIdentifier, "Author"));
+        }
+        let reserved = self.reserved(caller, &order.message_id).await?;
+        let text = |header: &Header| String::from_utf8(header.source.clone()).unwrap_or_default();
+        let mut carried = vec![Carried { kind: CarriedKind::XtaMetadata, text: text(block) }];
+        let tokens = headers.iter().find(|one| one.element.is(OSCI, "X509TokenContainer"));
+        // Some clients send it empty, which is not valid.
+        if let Some(tokens) = tokens.filter(|one| one.element.children().next().is_some()) {
+            carried.push(Carried { kind: CarriedKind::XtaTokens, text: text(tokens) });
+        }
+        let (canonical, message_id) = (order.canonical(), order.message_id);
+        Ok(Announced { understood, canonical, message_id, reserved, carried })
+    }
+
+    /// The message id of an id that was given out here; only to the account it was given to.
+    async fn reserved(&self, caller: &Caller, id: &str) -> Result<Option<MessageId>, Refused> {
+        let Some(own) = parse_own_id(id) else { return Ok(None) };
+        match self.reservations.holder(own).await? {
+            Some(holder) if holder == caller.account.name => Ok(Some(own)),
+            // After its time a repetition is still recognised by its key.
+            None if self.submissions.find(&caller.account, own).await.is_ok() => Ok(Some(own)),
+            Some(_) | None => Err(wrong(ErrorCode::WrongParameters, "MessageID")),
+        }
+    }
+
+    /// `sendMessage`: durable before it is answered.
+    pub(crate) async fn send(
+        &self,
+        caller: &Caller,
+        announced: Announced,
+        container: &Element,
+        spool: Spool,
+    ) -> Result<Answer, Refused> {
+        let Announced { understood, canonical, message_id, reserved, carried } = announced;
+        let (parts, payload) = spool.finish(Order::of(container)?).await?;
+        let value = message_id.to_ascii_lowercase();
+        let value = value.parse().map_err(|_| wrong(ErrorCode::NoUri, "MessageID"))?;
+        let submission = Submission {
+            key: IntakeKey { account: caller.account.name.clone(), scheme: IdScheme::Xta, value },
+            sender: understood.sender,
+            metadata: understood.metadata,
+            parts,
+            payload,
+            external_ids: vec![ExternalId { scheme: IdScheme::Xta, value: message_id }],
+            carried,
+            canonical,
+            target: understood.target,
+            reserved,
+            unusable_certificate: UnusableCertificate::Wait,
+        };
+        let repeated = match self.intake.accept(submission, &nothing_to_repeat).await? {
+            Admission::New(_) => None,
+            Admission::Repeated(proof) => {
+                self.submissions.note_repeat(&caller.account, proof.id()).await?;
+                Some(proof.id())
+            }
+        };
+        Ok(Answer { repeated, ..Answer::default() })
+    }
+
+    /// `sendMessageSync`: only where the channel of the route answers at once.
+    pub(crate) async fn send_sync(&self, announced: Announced) -> Result<Answer, Refused> {
+        let Understood { metadata, target, .. } = announced.understood;
+        let request = match (target, metadata.recipient.clone()) {
+            (Target::LocalMailbox, Some(recipient)) => Some(LookupRequest::Mailbox { recipient }),
+            _ => LookupRequest::of(&metadata),
+        };
+        let request = request.ok_or(wrong(ErrorCode::WrongParameters, "Reader"))?;
+        let resolution = self.router.resolve(&request, self.clock.now()).await;
+        match resolution.route.map(|route| route.destination.channel) {
+            Some(
+                ChannelKind::Mailbox
+                | ChannelKind::Amqp
+                | ChannelKind::Osci
+                | ChannelKind::Folder
+                | ChannelKind::Webhook
+                | ChannelKind::Xta,
+            ) => Err(ErrorCode::OnlyAsynchronous.into()),
+            None => Err(crate::fault::outcome(resolution.outcome)),
+        }
+    }
+}
+
+/// The answer to an order says nothing, so there is nothing to keep.
+fn nothing_to_repeat(_: &Message, _: &Delivery, _: Option<&Route>) -> Bytes {
+    Bytes::new()
+}
+
+/// Whether a request of this operation hands content in.
+pub(crate) fn takes_content(operation: Operation) -> bool {
+    matches!(operation, Operation::SendMessage | Operation::SendMessageSync)
+}
