@@ -319,7 +319,8 @@ certificates = ["pki/operator.pem"]
         if let Some(identity) = identity {
             builder = builder.identity(identity);
         }
-        Party { client: builder.build().unwrap(), base: format!("https://{}", self.gateway().exchange) }
+        let base = format!("https://{}", self.gateway().exchange);
+        Party { client: builder.build().unwrap(), base, recorded: self.path("soap") }
     }
 
     /// Body of a page of the telemetry listener, with its status.
@@ -361,6 +362,8 @@ pub struct Party {
     pub client: Client,
     /// Where the gateway is.
     pub base: String,
+    /// Folder for what it is answered in SOAP.
+    pub recorded: PathBuf,
 }
 
 /// A status with a JSON body.

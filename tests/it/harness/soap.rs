@@ -1,9 +1,11 @@
 //! A SOAP 1.2 client by hand: envelopes as text, so that tests can also write wrong ones.
 
+use std::path::Path;
+
 use reqwest::Method;
 use roxmltree::{Document, Node};
 
-use crate::Party;
+use crate::{Lab, Party};
 
 /// Namespaces of XTA 2.1.1.
 pub const NAMESPACES: &str = r#"xmlns:env="http://www.w3.org/2003/05/soap-envelope" xmlns:wsa="http://www.w3.org/2005/08/addressing" xmlns:xta="http://xoev.de/transport/xta/211" xmlns:meta="http://www.osci.eu/ws/2014/10/transport" xmlns:osci="http://www.osci.eu/ws/2008/05/transport""#;
@@ -112,17 +114,51 @@ pub fn envelope(action: &str, headers: &str, body: &str) -> String {
     )
 }
 
+impl Lab {
+    /// Every SOAP answer of this laboratory is valid by the published schemas, if they and the validator's Python are here.
+    pub fn recorded_answers_are_valid(&self) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let (script, python) =
+            (root.join("../shared/schemas/xta2/validate.py"), root.join("target/python/bin/python"));
+        if !script.exists() {
+            eprintln!("skipped: ../shared/schemas/xta2 is not here");
+            return;
+        }
+        assert!(python.exists(), "tests/run installs lxml into target/python");
+        let files = std::fs::read_dir(self.path("soap")).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = files.collect();
+        assert!(!files.is_empty(), "nothing was recorded");
+        let judged = std::process::Command::new(python).arg(script).args(files).output().unwrap();
+        assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stdout));
+    }
+}
+
 impl Party {
     /// Posts bytes as they are.
     pub async fn soap_raw(&self, path: &str, content_type: &str, body: Vec<u8>) -> SoapAnswer {
         let request = self.request(Method::POST, path).header("Content-Type", content_type).body(body);
         let reply = request.send().await.unwrap();
         let header = |name: &str| reply.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-        SoapAnswer {
+        let answer = SoapAnswer {
             status: reply.status().as_u16(),
             content_type: header("content-type").unwrap_or_default(),
             duplicate: header("amtsbote-duplicate").as_deref() == Some("true"),
             bytes: reply.bytes().await.unwrap().to_vec(),
+        };
+        self.record(&answer);
+        answer
+    }
+
+    /// Keeps an answer in the form of the published fixtures, to be judged at the end.
+    fn record(&self, answer: &SoapAnswer) {
+        std::fs::create_dir_all(&self.recorded).unwrap();
+        let count = std::fs::read_dir(&self.recorded).unwrap().count();
+        if answer.content_type.starts_with("application/soap+xml") {
+            std::fs::write(self.recorded.join(format!("{count}.xml")), &answer.bytes).unwrap();
+        } else if answer.content_type.starts_with("multipart/related") {
+            let head = format!("MIME-Version: 1.0\r\nContent-Type: {}\r\n\r\n", answer.content_type);
+            let package = [head.as_bytes(), &answer.bytes].concat();
+            std::fs::write(self.recorded.join(format!("{count}.mtom")), package).unwrap();
         }
     }
 

@@ -13,3 +13,4 @@ mod operators;
 mod round_trip;
 mod routing;
 mod xta;
+mod xta_toolkits;

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 /// The service specification of Wohngeld in the directory of the laboratory.
-const SERVICE: &str = "http://amtsbote.example/dvdv/ozg10092/1/ozg10092v1Antrag.wsdl";
+pub(crate) const SERVICE: &str = "http://amtsbote.example/dvdv/ozg10092/1/ozg10092v1Antrag.wsdl";
 
 fn author(identifier: &str) -> String {
     format!("<meta:Author><meta:Identifier type=\"xoev\">{identifier}</meta:Identifier></meta:Author>")
@@ -134,6 +134,7 @@ async fn an_order_goes_from_author_to_reader() {
         events["events"].as_array().unwrap().iter().filter(|event| event["event"] == "acknowledged");
     let faces: Vec<_> = acknowledged.map(|event| event["face"].clone()).collect();
     assert_eq!(faces, [json!("xta")]);
+    lab.recorded_answers_are_valid();
 }
 
 #[tokio::test]
@@ -155,6 +156,7 @@ async fn repeating_is_harmless_and_other_content_a_conflict() {
     let report = portal.soap("getTransportReport", "", &id(order.id)).await.ok();
     assert_eq!(report.texts("Reason").iter().filter(|reason| reason.contains("wiederholt")).count(), 2);
     assert_eq!(portal.get("/v1/submissions").await.json["submissions"].as_array().unwrap().len(), 1);
+    lab.recorded_answers_are_valid();
 }
 
 #[tokio::test]
@@ -191,6 +193,7 @@ async fn one_message_on_all_faces() {
     assert!(raw.contains("\r\n\r\n<antrag2/>\r\n--"), "{raw}");
     drop(department.soap_mtom("close", "", &close("x", &[&rest_id]), &[]).await.ok());
     assert_eq!(portal.get(&format!("/v1/submissions/{rest}")).await.json["state"], "acknowledged");
+    lab.recorded_answers_are_valid();
 }
 
 #[tokio::test]
@@ -219,6 +222,7 @@ async fn encrypted_content_stays_as_it_is() {
     assert_eq!(fetched.text("CipherValue"), STANDARD.encode("Beispiel"));
     let (_, messages) = (lab.client("portal"), portal.get("/v1/submissions").await.json);
     assert_eq!(messages["submissions"].as_array().unwrap().len(), 2);
+    lab.recorded_answers_are_valid();
 }
 
 #[tokio::test]
@@ -312,6 +316,7 @@ async fn lists_are_paged_and_filtered() {
     let some = department.soap("close", "", &close("1", &[&ids[0], "urn:de:xta:messageid:fv:none"])).await;
     assert_eq!(some.fault_code(), "9070");
     list(&department, 4).await;
+    lab.recorded_answers_are_valid();
 }
 
 #[tokio::test]
@@ -367,6 +372,7 @@ async fn orders_are_cancelled_before_their_time_and_find_whoever_is_responsible(
         .soap("sendMessageSync", &Order::new("urn:de:xta:messageid:fv:sync").header(), &content(b"x", &[]))
         .await;
     assert_eq!(sync.fault_code(), "9080");
+    lab.recorded_answers_are_valid();
 }
 
 #[tokio::test]
@@ -487,4 +493,5 @@ async fn whatever_is_wrong_is_refused_with_its_fault_and_nothing_is_stored() {
     assert_eq!(stranger.soap("getStatusList", &author(OFFICE), LIST).await.fault_code(), "9014");
     assert_eq!(stranger.soap("createMessageId", "", "").await.fault_code(), "9013");
     assert_eq!(portal.get("/v1/submissions").await.json["submissions"], json!([]));
+    lab.recorded_answers_are_valid();
 }
