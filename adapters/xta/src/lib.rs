@@ -3,6 +3,8 @@
 //! A thin driving adapter: it knows the wire and leaves every decision to core. Tolerant in, valid out. What belongs to others is
 //! answered as the standard says, without telling whether it exists. Not here: XML and packages (`amtsbote-soap`), what a message is.
 
+mod channel;
+mod client;
 mod content;
 mod cursors;
 mod fault;
@@ -12,6 +14,7 @@ mod metadata;
 mod msgbox;
 mod names;
 mod operation;
+mod poller;
 mod report;
 mod request;
 mod send;
@@ -30,9 +33,12 @@ use amtsbote_core::submissions::Submissions;
 use amtsbote_http::{InFlight, Quotas};
 use arc_swap::ArcSwap;
 
+pub use channel::{XtaChannel, XtaServer};
+pub use client::{CallError, ContentStream, Fetched, Listed, RemoteFault, Reply, Urls, XtaClient};
 pub use cursors::Cursors;
 pub use fault::ErrorCode;
 pub use operation::{Operation, Port};
+pub use poller::Poller;
 pub use server::router;
 
 /// Where the ports are, and what they say about themselves.

@@ -23,6 +23,7 @@ use amtsbote_core::intake::Target;
 use amtsbote_core::key::{AreaKey, PartyId, ServiceKey, SpecificationUri};
 use amtsbote_core::message::{CarriedKind, IdScheme, Message, MessageType, Metadata, Priority};
 use amtsbote_core::port::StoredMessage;
+use amtsbote_core::route::Route;
 use amtsbote_soap::{Element, XmlLimits};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -64,11 +65,22 @@ pub(crate) struct Understood {
     pub(crate) target: Target,
 }
 
-/// Reads an order for core.
+/// Reads an order of an account for core.
 pub(crate) fn understand(order: &MetaData, account: &Account) -> Result<Understood, Refused> {
     let author = identifier(&order.author);
     let sender = account.parties.iter().find(|party| party.as_str() == author).cloned();
     let sender = sender.ok_or(wrong(ErrorCode::ForeignIdentifier, "Author"))?;
+    let reply_to = order.reply_to.as_ref().map(identifier);
+    let reply_to = account.parties.iter().find(|party| Some(party.as_str()) == reply_to.as_deref()).cloned();
+    understand_from(order, sender, reply_to)
+}
+
+/// Reads an order of a known sender for core.
+pub(crate) fn understand_from(
+    order: &MetaData,
+    sender: PartyId,
+    reply_to: Option<PartyId>,
+) -> Result<Understood, Refused> {
     let reader = identifier(&order.reader);
     let (recipient, area) = if reader == RESPONSIBLE {
         let area =
@@ -84,7 +96,6 @@ pub(crate) fn understand(order: &MetaData, account: &Account) -> Result<Understo
         service => (service.to_owned(), Target::Resolved),
     };
     let process = |end: &str| order.process_ref.as_ref().and_then(|process| process.text_of(META, end));
-    let reply_to = order.reply_to.as_ref().map(identifier);
     let metadata = Metadata {
         service: read_service(&service)?,
         area,
@@ -96,7 +107,7 @@ pub(crate) fn understand(order: &MetaData, account: &Account) -> Result<Understo
         expires_at: order.obsolete_after.map(end_of_day).transpose()?,
         deadline: None,
         ordering_key: None,
-        reply_to: account.parties.iter().find(|party| Some(party.as_str()) == reply_to.as_deref()).cloned(),
+        reply_to,
         message_type: read_type(&order.message_type),
         business_scenario: scenario_text(&order.scenario),
         in_reply_to: order.in_reply_to.iter().find_map(|id| parse_own_id(id)),
@@ -165,19 +176,7 @@ pub(crate) async fn order_of(
     sender: Option<&str>,
 ) -> (Element, Vec<Repair>) {
     let message = stored.message.as_ref();
-    let carried = match message.carried(CarriedKind::XtaMetadata) {
-        Some(text) => amtsbote_soap::parse(text.as_bytes(), XmlLimits::default()).await.ok(),
-        None => None,
-    };
-    let read = carried.and_then(|element| MetaData::read(&element).ok());
-    let (mut order, repairs) = read.unwrap_or_else(|| (from_message(stored), Vec::new()));
-    let found = stored.delivery.destination.as_ref().map(|destination| destination.organization.as_str());
-    if let (View::Reader, Some(found)) = (view, found)
-        && identifier(&order.reader) != found
-    {
-        let name = stored.route().map(|route| route.organization.name.clone());
-        order.reader = party("Reader", found, name.as_deref());
-    }
+    let (order, repairs) = order_for(message, stored.route(), view).await;
     let acknowledged = stored.events.iter().rev().find_map(|event| match event.kind {
         EventKind::Acknowledged { .. } => Some(event.at),
         _ => None,
@@ -197,12 +196,33 @@ pub(crate) async fn order_of(
     (order.write(&added), repairs)
 }
 
+/// The order of a message as its author meant it, and what was repaired when it came.
+pub(crate) async fn order_for(
+    message: &Message,
+    route: Option<&Route>,
+    view: View,
+) -> (MetaData, Vec<Repair>) {
+    let carried = match message.carried(CarriedKind::XtaMetadata) {
+        Some(text) => amtsbote_soap::parse(text.as_bytes(), XmlLimits::default()).await.ok(),
+        None => None,
+    };
+    let read = carried.and_then(|element| MetaData::read(&element).ok());
+    let (mut order, repairs) = read.unwrap_or_else(|| (from_message(message, route), Vec::new()));
+    if let (View::Reader, Some(route)) = (view, route)
+        && identifier(&order.reader) != route.destination.organization.as_str()
+    {
+        order.reader =
+            party("Reader", route.destination.organization.as_str(), Some(&route.organization.name));
+    }
+    (order, repairs)
+}
+
 /// The order of a message that came in another way.
-fn from_message(stored: &StoredMessage) -> MetaData {
-    let (message, metadata) = (stored.message.as_ref(), &stored.message.metadata);
-    let reader = match (&metadata.recipient, &stored.delivery.destination) {
+fn from_message(message: &Message, route: Option<&Route>) -> MetaData {
+    let metadata = &message.metadata;
+    let reader = match (&metadata.recipient, route) {
         (Some(recipient), _) => recipient.as_str(),
-        (None, Some(destination)) => destination.organization.as_str(),
+        (None, Some(route)) => route.destination.organization.as_str(),
         (None, None) => RESPONSIBLE,
     };
     let process = [
@@ -225,7 +245,7 @@ fn from_message(stored: &StoredMessage) -> MetaData {
         in_reply_to: metadata.in_reply_to.map(own_id).into_iter().collect(),
         process_ref: (!process.is_empty()).then(|| Element::new(META, "ProcessRef").with_all(process)),
         subject: metadata.subject.clone(),
-        service: service_uri(stored),
+        service: service_uri(message, route),
         scenario: undefined_scenario(metadata.business_scenario.as_deref().unwrap_or(NO_SCENARIO)),
         message_type: message_type(message),
         properties: metadata.area.as_ref().map(area_property),
@@ -239,9 +259,9 @@ fn area_property(area: &AreaKey) -> Element {
 }
 
 /// The service in the form in which it is registered, else as a URI of our own.
-fn service_uri(stored: &StoredMessage) -> String {
-    let registered = stored.route().and_then(|route| route.specification.as_ref());
-    match (&stored.message.metadata.service, registered) {
+fn service_uri(message: &Message, route: Option<&Route>) -> String {
+    let registered = route.and_then(|route| route.specification.as_ref());
+    match (&message.metadata.service, registered) {
         (ServiceKey::Uri(uri), _) if uri.as_str() == NO_SERVICE => String::new(),
         (ServiceKey::Uri(uri), _) => uri.to_string(),
         (_, Some(specification)) => specification.to_string(),

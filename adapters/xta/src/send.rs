@@ -57,14 +57,14 @@ impl Services {
         Ok(Announced { understood, canonical, message_id, reserved, carried })
     }
 
-    /// The message id of an id that was given out here; only to the account it was given to.
+    /// The message id of an id that was given out here, if it was given to this account. Ids of the same form that nobody here gave out
+    /// come from other gateways.
     async fn reserved(&self, caller: &Caller, id: &str) -> Result<Option<MessageId>, Refused> {
         let Some(own) = parse_own_id(id) else { return Ok(None) };
         match self.reservations.holder(own).await? {
             Some(holder) if holder == caller.account.name => Ok(Some(own)),
-            // After its time a repetition is still recognised by its key.
-            None if self.submissions.find(&caller.account, own).await.is_ok() => Ok(Some(own)),
-            Some(_) | None => Err(wrong(ErrorCode::WrongParameters, "MessageID")),
+            Some(_) => Err(wrong(ErrorCode::WrongParameters, "MessageID")),
+            None => Ok(None),
         }
     }
 

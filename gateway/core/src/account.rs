@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::key::{AccountName, PartyId};
+use crate::route::ChannelKind;
 
 /// What an account may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,8 +35,8 @@ pub enum Credential {
 pub enum LocalChannel {
     /// Into its mailbox on this gateway.
     Mailbox,
-    /// To a named AMQP broker; the address is `amqp://<broker>?queue=…` or `?exchange=…&key=…`.
-    Amqp(Box<str>),
+    /// To an address of the configuration: `amqp://<broker>?queue=…`, `amqp://<broker>?exchange=…&key=…`, `xta://<server>`.
+    Push(ChannelKind, Box<str>),
 }
 
 /// An account of the gateway.
@@ -205,7 +206,12 @@ mod tests {
             account("a", 1, &["wgb:073150000000"], LocalChannel::Mailbox),
             account("a", 2, &[], LocalChannel::Mailbox),
             account("b", 1, &[], LocalChannel::Mailbox),
-            account("c", 3, &["wgb:073150000000"], LocalChannel::Amqp("amqp://x?queue=q".into())),
+            account(
+                "c",
+                3,
+                &["wgb:073150000000"],
+                LocalChannel::Push(ChannelKind::Amqp, "amqp://x?queue=q".into()),
+            ),
         ])
         .unwrap_err();
         assert_eq!(conflicts.len(), 3, "{conflicts:?}");

@@ -3,6 +3,7 @@
 
 mod reader;
 mod schema;
+mod xta;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,12 +13,13 @@ use std::time::Duration;
 use amtsbote_amqp::Login;
 use amtsbote_core::account::Account;
 use amtsbote_core::engine::EngineOptions;
+use amtsbote_core::key::AccountName;
 use amtsbote_dvdv::EntryPath;
 use amtsbote_http::Limits;
 use amtsbote_rest::RestLimits;
 use amtsbote_store_sled::RoomLimits;
 use amtsbote_telemetry::LogOptions;
-use amtsbote_xta::XtaOptions;
+use amtsbote_xta::{Urls, XtaOptions};
 use url::Url;
 
 pub use reader::ConfigIssue;
@@ -60,6 +62,34 @@ pub struct BrokerConfig {
     pub login: LoginConfig,
     /// Whether queues are declared.
     pub declare_queues: bool,
+}
+
+/// A remote XTA server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XtaServerConfig {
+    /// Its three ports.
+    pub urls: Urls,
+    /// Our certificate there.
+    pub identity: KeyPair,
+    /// Authorities of its certificate.
+    pub authorities: Vec<PathBuf>,
+    /// Identifier by which we call.
+    pub identifier: String,
+    /// Identifier it knows us as an author by; absent: authors keep their own.
+    pub author: Option<String>,
+    /// Time for one hand-over.
+    pub attempt: Duration,
+    /// Whether and how our mailbox there is polled.
+    pub poll: Option<XtaPoll>,
+}
+
+/// How a remote mailbox is polled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XtaPoll {
+    /// Time between two looks.
+    pub every: Duration,
+    /// Account in whose name orders come in.
+    pub account: AccountName,
 }
 
 /// TLS to a broker.
@@ -181,6 +211,8 @@ pub struct Config {
     pub deadline_warning: Duration,
     /// Brokers by name.
     pub brokers: BTreeMap<String, BrokerConfig>,
+    /// Remote XTA servers by name.
+    pub xta_servers: BTreeMap<String, XtaServerConfig>,
     /// Largest document inside an AMQP message.
     pub inline_max: u64,
     /// Accounts.

@@ -28,7 +28,7 @@ use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
 use amtsbote_telemetry::{DirectoryOutcome, Health, Metrics};
 use amtsbote_tls::{ClientAuth, Identity, ServerTls, Trusted};
-use amtsbote_xta::Cursors;
+use amtsbote_xta::{Cursors, Poller, XtaChannel, XtaClient, XtaServer};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use tokio::net::TcpListener;
@@ -36,11 +36,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Insight};
-use crate::config::{BrokerConfig, Config, DirectoryConfig, RoutingConfig, TlsListener};
+use crate::config::{BrokerConfig, Config, DirectoryConfig, RoutingConfig, TlsListener, XtaServerConfig};
 use crate::system::{SystemClock, SystemEntropy};
 
 /// Largest answer of a directory server.
 const DIRECTORY_BODY: usize = 8 << 20;
+/// Time for a connection to a remote XTA server.
+const XTA_CONNECT: Duration = Duration::from_secs(10);
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +110,8 @@ struct Reloadable {
     health: Arc<Health>,
     /// Brokers that were configured at the start.
     brokers: BTreeSet<String>,
+    /// XTA servers that were configured at the start.
+    xta_servers: BTreeSet<String>,
 }
 
 struct CommitMetrics(Arc<Metrics>);
@@ -279,12 +283,48 @@ fn build_broker(name: &str, config: &BrokerConfig) -> Result<BrokerOptions, Star
     })
 }
 
-fn build_channels(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<Arc<dyn Channel>>, StartError> {
+fn build_channels(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Vec<Arc<dyn Channel>>, StartError> {
     let mut brokers = BTreeMap::new();
     for (name, broker) in &config.brokers {
         brokers.insert(name.clone(), build_broker(name, broker)?);
     }
-    Ok(vec![Arc::new(AmqpChannel::new(brokers, config.inline_max, clock))])
+    let mut servers = BTreeMap::new();
+    for (name, server) in &config.xta_servers {
+        let client = build_xta_client(name, server, entropy)?;
+        let (author, sender) = (server.author.clone(), config.xta.sender.clone());
+        servers.insert(name.clone(), XtaServer { client, author, sender });
+    }
+    Ok(vec![
+        Arc::new(AmqpChannel::new(brokers, config.inline_max, clock)),
+        Arc::new(XtaChannel::new(servers)),
+    ])
+}
+
+fn build_xta_client(
+    name: &str,
+    config: &XtaServerConfig,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<XtaClient, StartError> {
+    let failed = |error: &dyn std::error::Error| configuration(format!("XTA server {name}"))(error);
+    let mut authorities = Vec::new();
+    for path in &config.authorities {
+        authorities.extend(amtsbote_tls::load_certificates(path).map_err(|error| failed(&error))?);
+    }
+    let identity = Identity::load(&config.identity.certificate, &config.identity.key);
+    let identity = identity.map_err(|error| failed(&error))?;
+    let tls = amtsbote_tls::client_config(authorities, Some(identity)).map_err(|error| failed(&error))?;
+    let options = ClientOptions {
+        reach: Reach::Anywhere,
+        connect: config.attempt.min(XTA_CONNECT),
+        total: config.attempt,
+        body: DIRECTORY_BODY,
+    };
+    let http = Client::new(tls, options).map_err(|error| failed(&error))?;
+    Ok(XtaClient::new(http, config.urls.clone(), config.identifier.clone(), Arc::clone(entropy)))
 }
 
 async fn bind(what: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -355,7 +395,7 @@ impl Gateway {
         let accounts = Arc::new(ArcSwap::from_pointee(load_accounts(config)?));
         let seal = Seal::load(&config.seal.certificate, &config.seal.key);
         let seal = Arc::new(seal.map_err(|error| configuration("seal")(&error))?);
-        let channels = build_channels(config, &clock)?;
+        let channels = build_channels(config, &clock, &entropy)?;
         let directory = build_directory(&config.directory, &clock, &entropy, (&health, &metrics))?;
         let tables = load_tables(&config.routing)?;
         let router = Arc::new(Router::new(tables, Arc::clone(&accounts), directory, channels.clone()));
@@ -434,6 +474,20 @@ impl Gateway {
             options: config.xta.clone(),
             cursors: Cursors::default(),
         };
+        let mut pollers = Vec::new();
+        for (name, server) in &config.xta_servers {
+            let Some(poll) = &server.poll else { continue };
+            pollers.push(Poller {
+                name: name.clone(),
+                client: build_xta_client(name, server, &entropy)?,
+                account: poll.account.clone(),
+                every: poll.every,
+                most: config.rest.body,
+                intake: Arc::clone(&intake),
+                store: Arc::clone(&store),
+                clock: Arc::clone(&clock),
+            });
+        }
         let services = Services {
             intake: Arc::clone(&intake),
             submissions: Arc::clone(&submissions),
@@ -466,6 +520,7 @@ impl Gateway {
             engine: Arc::clone(&engine),
             health: Arc::clone(&health),
             brokers: config.brokers.keys().cloned().collect(),
+            xta_servers: config.xta_servers.keys().cloned().collect(),
         };
         reloadable.note_certificates(exchange_expires, operator_expires, &config.directory);
         let (exchange_socket, exchange) = bind("exchange", config.exchange.listen).await?;
@@ -499,11 +554,12 @@ impl Gateway {
             listeners.push(listen("telemetry", socket, None, admin::telemetry(insight)));
         }
         let engine_task = tokio::spawn(Arc::clone(&engine).run(stop.clone(), config.drain));
-        let upkeep = vec![
+        let mut upkeep = vec![
             tokio::spawn(engine.run_retention(stop.clone())),
             tokio::spawn(Arc::clone(&operations).run_jobs(stop.clone())),
             tokio::spawn(count_waiting(operations, metrics, clock, stop.clone())),
         ];
+        upkeep.extend(pollers.into_iter().map(|poller| tokio::spawn(poller.run(stop.clone()))));
         tracing::info!(%exchange, operator = ?operator, telemetry = ?telemetry, held = config.hold, "The gateway is running.");
         Ok(Self {
             exchange,
@@ -591,12 +647,15 @@ impl Reloadable {
     /// Connections to brokers are made from the configuration of the start.
     fn check_brokers(&self, accounts: &AccountBook) -> Result<(), StartError> {
         for account in accounts.iter() {
-            if let LocalChannel::Amqp(address) = &account.channel
-                && !amtsbote_amqp::broker_of(address).is_ok_and(|name| self.brokers.contains(&name))
-            {
+            let LocalChannel::Push(_, address) = &account.channel else { continue };
+            let known = match address.strip_prefix("xta://") {
+                Some(name) => self.xta_servers.contains(name),
+                None => amtsbote_amqp::broker_of(address).is_ok_and(|name| self.brokers.contains(&name)),
+            };
+            if !known {
                 let what = format!("account {}", account.name);
-                let detail = "its broker was not configured at the start; restart the gateway".to_owned();
-                return Err(StartError::Configuration { what, detail });
+                let detail = "its broker or server was not configured at the start; restart the gateway";
+                return Err(StartError::Configuration { what, detail: detail.to_owned() });
             }
         }
         Ok(())

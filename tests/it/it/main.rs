@@ -13,4 +13,5 @@ mod operators;
 mod round_trip;
 mod routing;
 mod xta;
+mod xta_remote;
 mod xta_toolkits;

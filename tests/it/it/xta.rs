@@ -424,16 +424,18 @@ async fn whatever_is_wrong_is_refused_with_its_fault_and_nothing_is_stored() {
             "<xta:GenericContentContainer><xta:ContentContainer/></xta:GenericContentContainer>".to_owned(),
             "9022",
         ),
-        (
-            order(|order| order.id = "urn:de:xta:messageid:amtsbote:01890a5d-ac96-774b-bcce-b302099a8057"),
-            small.clone(),
-            "9022",
-        ),
     ] {
         let answer = portal.soap("sendMessage", &headers, &body).await;
         assert_eq!(answer.fault_code(), code, "{headers} {body}");
         assert_eq!(answer.status, 500);
     }
+    let theirs =
+        lab.client("portal-b").soap("createMessageId", "", "").await.ok().texts("MessageID").pop().unwrap();
+    assert_eq!(
+        send(&portal, &Order::new(&theirs), b"x").await.fault_code(),
+        "9022",
+        "given to somebody else"
+    );
     let (path, action) = operation("sendMessage");
     let plain = format!("application/soap+xml; action=\"{action}\"");
     let envelope = |inner: &str| format!("<env:Envelope {NAMESPACES}>{inner}</env:Envelope>");

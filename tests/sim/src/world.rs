@@ -121,8 +121,11 @@ impl World {
     pub async fn run(seed: u64, breakage: Breakage) -> Outcome {
         let mut random = StdRng::seed_from_u64(seed);
         let pull = random.random_bool(0.4);
-        let local =
-            if pull { LocalChannel::Mailbox } else { LocalChannel::Amqp("amqp://main?queue=q".into()) };
+        let local = if pull {
+            LocalChannel::Mailbox
+        } else {
+            LocalChannel::Push(ChannelKind::Amqp, "amqp://main?queue=q".into())
+        };
         let memory = MemoryStore::default();
         let healed = Arc::new(AtomicBool::new(false));
         let directory = Arc::new(FakeDirectory::default());

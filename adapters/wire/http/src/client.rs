@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use amtsbote_tls::ClientConfig;
 use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
@@ -69,6 +71,16 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// Whole body.
     pub body: Bytes,
+}
+
+/// An answer whose body is still to be read.
+pub struct Streamed {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// The body as it comes; the reader bounds it.
+    pub body: BoxStream<'static, std::io::Result<Bytes>>,
 }
 
 /// The client. Cheap to clone; keeps connections open.
@@ -166,6 +178,27 @@ impl Client {
             content.extend_from_slice(&piece);
         }
         Ok(Reply { status, headers, body: content.freeze() })
+    }
+
+    /// One exchange whose bodies stream in both directions. The time for the whole exchange covers the reading of the answer. If it is
+    /// cancelled, nobody knows whether the other side took the request.
+    ///
+    /// # Errors
+    /// [`ClientError`]; a status such as 500 is an answer, not an error.
+    pub async fn stream(
+        &self,
+        method: Method,
+        url: Url,
+        headers: HeaderMap,
+        body: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<Streamed, ClientError> {
+        self.check(&url)?;
+        let body = reqwest::Body::wrap_stream(body);
+        let response = self.inner.request(method, url).headers(headers).body(body).send().await;
+        let response = response.map_err(classify)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.bytes_stream().map(|piece| piece.map_err(std::io::Error::other)).boxed();
+        Ok(Streamed { status, headers, body })
     }
 
     /// A literal address never reaches the resolver, so it is checked here.

@@ -10,7 +10,7 @@ mod problem;
 mod quota;
 
 pub use amtsbote_tls::{Peer, PeerTrust, ServerTls};
-pub use client::{BodyError, Client, ClientError, ClientOptions, Reach, Reply};
+pub use client::{BodyError, Client, ClientError, ClientOptions, Reach, Reply, Streamed};
 pub use in_flight::InFlight;
 pub use listener::{Limits, Listener, Nobody, serve};
 pub use problem::{PROBLEM_BASE, Problem};

@@ -282,8 +282,8 @@ impl Router {
                     LocalChannel::Mailbox => {
                         Endpoint { channel: ChannelKind::Mailbox, address: key.to_string() }
                     }
-                    LocalChannel::Amqp(address) => {
-                        Endpoint { channel: ChannelKind::Amqp, address: address.to_string() }
+                    LocalChannel::Push(channel, address) => {
+                        Endpoint { channel: *channel, address: address.to_string() }
                     }
                 };
                 return (key.clone(), Some(endpoint));

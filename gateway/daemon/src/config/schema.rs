@@ -9,21 +9,20 @@ use amtsbote_core::account::{Account, Credential, LocalChannel, Role};
 use amtsbote_core::delivery::{DeadHead, RetryPolicy};
 use amtsbote_core::engine::{BreakerPolicy, DestinationPolicy, EngineOptions, Policies, Retention};
 use amtsbote_core::intake::DEADLINE_WARNING;
-use amtsbote_core::key::PartyId;
-use amtsbote_core::route::Destination;
+use amtsbote_core::route::{ChannelKind, Destination};
 use amtsbote_dvdv::EntryPath;
 use amtsbote_http::Limits;
 use amtsbote_rest::RestLimits;
 use amtsbote_store_sled::RoomLimits;
 use amtsbote_telemetry::{LogFormat, LogOptions};
-use amtsbote_xta::XtaOptions;
 use toml::Table;
 use url::Url;
 
 use super::reader::{ConfigIssue, Findings, Section};
+use super::xta;
 use super::{
     AccountConfig, BrokerConfig, BrokerTls, Config, DirectoryConfig, KeyPair, LoginConfig, RoutingConfig,
-    TlsListener,
+    TlsListener, XtaServerConfig,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -64,7 +63,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     };
     let telemetry = telemetry(root.section(findings, "telemetry"), findings);
     let (limits, rest) = limits(root.section(findings, "limits"), findings);
-    let xta = xta(root.section(findings, "xta"), findings, rest.body);
+    let xta = xta::face(root.section(findings, "xta"), findings, rest.body);
     let seal = key_pair(root.section(findings, "seal"), findings);
     let directory = directory(root.section(findings, "directory"), findings);
     let (routing, route_retry, route_max_wait) = routing(root.section(findings, "routing"), findings);
@@ -84,8 +83,9 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     let engine = EngineOptions { policies, retention, route_retry, route_max_wait, recheck_after, ..engine };
     let inline_max = amqp(root.section(findings, "amqp"), findings);
     let brokers = brokers(&mut root, findings);
+    let xta_servers = xta::servers(&mut root, findings);
     let log = log(root.section(findings, "log"), findings);
-    let accounts = accounts(&mut root, findings, &brokers);
+    let accounts = accounts(&mut root, findings, &brokers, &xta_servers);
     root.close(findings);
     Some(Config {
         store: store?,
@@ -104,6 +104,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
         drain,
         deadline_warning,
         brokers,
+        xta_servers,
         inline_max,
         accounts,
         log,
@@ -126,7 +127,7 @@ fn store(mut section: Section<'_>, findings: &mut Findings) -> (Option<std::path
     (path, RoomLimits { min_free, low_free, max_journal })
 }
 
-fn key_pair_of(section: &mut Section<'_>, findings: &mut Findings) -> Option<KeyPair> {
+pub(super) fn key_pair_of(section: &mut Section<'_>, findings: &mut Findings) -> Option<KeyPair> {
     let (certificate, key) = (section.path(findings, "certificate"), section.path(findings, "key"));
     Some(KeyPair { certificate: certificate?, key: key? })
 }
@@ -187,35 +188,6 @@ fn limits(mut section: Section<'_>, findings: &mut Findings) -> (Limits, RestLim
     };
     section.close(findings);
     (limits, rest)
-}
-
-/// The paths must differ and must not be those of the REST face.
-fn xta(mut section: Section<'_>, findings: &mut Findings, most: u64) -> XtaOptions {
-    let usual = XtaOptions::default();
-    let mut paths: Vec<String> = Vec::new();
-    for (key, default) in
-        [("send", &usual.send), ("management", &usual.management), ("msgbox", &usual.msgbox)]
-    {
-        let path = section.text(findings, key).unwrap_or_else(|| default.clone());
-        let shape = path.len() > 1
-            && path.starts_with('/')
-            && path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-_.".contains(&b));
-        if !shape || path.starts_with("/v1") || path == "/openapi.json" || paths.contains(&path) {
-            let remedy = "write a path of its own such as \"/xta/send\", not below /v1";
-            section.issue(findings, key, "is no path for this port", remedy);
-        }
-        paths.push(path);
-    }
-    let server_identity = section.text(findings, "server_identity").unwrap_or(usual.server_identity);
-    let sender =
-        section.parsed::<PartyId>(findings, "sender", "write an identifier such as \"ags:07315000\"");
-    let message_limit = section.number(findings, "message_bytes", usual.message_limit.min(most), 1024..=most);
-    section.close(findings);
-    let mut paths = paths.into_iter();
-    let mut next = || paths.next().unwrap_or_default();
-    let (send, management, msgbox) = (next(), next(), next());
-    let sender = sender.map(|party| party.to_string());
-    XtaOptions { send, management, msgbox, server_identity, sender, message_limit, most }
 }
 
 fn directory(mut section: Section<'_>, findings: &mut Findings) -> Option<DirectoryConfig> {
@@ -534,15 +506,17 @@ fn accounts(
     root: &mut Section<'_>,
     findings: &mut Findings,
     brokers: &BTreeMap<String, BrokerConfig>,
+    xta_servers: &BTreeMap<String, XtaServerConfig>,
 ) -> Vec<AccountConfig> {
     let sections = root.sections(findings, "accounts");
-    sections.into_iter().filter_map(|section| account(section, findings, brokers)).collect()
+    sections.into_iter().filter_map(|section| account(section, findings, brokers, xta_servers)).collect()
 }
 
 fn account(
     mut section: Section<'_>,
     findings: &mut Findings,
     brokers: &BTreeMap<String, BrokerConfig>,
+    xta_servers: &BTreeMap<String, XtaServerConfig>,
 ) -> Option<AccountConfig> {
     let name = section.needed(findings, "name", "use 1 to 64 of a-z, 0-9, - and _");
     let mut roles = BTreeSet::new();
@@ -581,14 +555,21 @@ fn account(
                 Ok(_) => section.issue(findings, "channel", "names no configured broker", remedy),
                 Err(_) => section.issue(findings, "channel", "is no address of a queue or exchange", remedy),
             }
-            LocalChannel::Amqp(address.into())
+            LocalChannel::Push(ChannelKind::Amqp, address.into())
+        }
+        Some(address) if address.starts_with("xta://") => {
+            if !xta_servers.contains_key(&address["xta://".len()..]) {
+                let remedy = "add [xta_servers.NAME] and write xta://NAME";
+                section.issue(findings, "channel", "names no configured server", remedy);
+            }
+            LocalChannel::Push(ChannelKind::Xta, address.into())
         }
         Some(_) => {
             section.issue(
                 findings,
                 "channel",
                 "is unknown",
-                "write \"mailbox\" or \"amqp://BROKER?queue=QUEUE\"",
+                "write \"mailbox\", \"amqp://BROKER?queue=QUEUE\" or \"xta://SERVER\"",
             );
             LocalChannel::Mailbox
         }

@@ -63,7 +63,10 @@ impl Lab {
             directory,
             sealer,
             clock: Arc::new(PausedClock::starting_at(noon())),
-            book: Arc::new(ArcSwap::from_pointee(accounts(LocalChannel::Amqp(QUEUE.into())))),
+            book: Arc::new(ArcSwap::from_pointee(accounts(LocalChannel::Push(
+                ChannelKind::Amqp,
+                QUEUE.into(),
+            )))),
             options,
         };
         Self::start(outside, Acceptances::default()).await
