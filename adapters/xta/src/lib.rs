@@ -14,6 +14,7 @@ mod metadata;
 mod msgbox;
 mod names;
 mod operation;
+mod order;
 mod poller;
 mod report;
 mod request;
@@ -38,6 +39,7 @@ pub use client::{CallError, ContentStream, Fetched, Listed, RemoteFault, Reply, 
 pub use cursors::Cursors;
 pub use fault::ErrorCode;
 pub use operation::{Operation, Port};
+pub use order::{NewOrder, container_of, document_of};
 pub use poller::Poller;
 pub use server::router;
 

@@ -64,6 +64,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "amtsbote-telemetry",
             "amtsbote-tls",
             "amtsbote-http",
+            "amtsbote-soap",
             "amtsbote-store-sled",
             "amtsbote-rest",
             "amtsbote-xta",

@@ -52,9 +52,7 @@ async fn a_message_goes_on_to_a_remote_server() {
     let mut ids = Vec::new();
     for n in 0..5 {
         ids.push(
-            portal
-                .submit(&format!("down-{n}"), METADATA, format!("<antrag n='{n}'/>").as_bytes())
-                .await,
+            portal.submit(&format!("down-{n}"), METADATA, format!("<antrag n='{n}'/>").as_bytes()).await,
         );
     }
     signal(remote.gateway().pid, "CONT");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use amtsbote_certs::{Folder, KeyKind, Purpose};
 use amtsbote_core::port::Clock as _;
+use amtsbote_xta::XtaOptions;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -17,6 +18,14 @@ use crate::{Gateway, StartError, SystemClock};
 
 /// Party of the portals.
 const PORTALS: [(&str, &str); 2] = [("portal-a", "ags:07315000"), ("portal-b", "ags:02000000")];
+
+/// Portal that hands in some of its applications by XTA.
+pub(super) const XTA_PORTAL: &str = "portal-a";
+
+/// The party of a portal; empty if there is no such portal.
+pub(super) fn party_of(portal: &str) -> &'static str {
+    PORTALS.iter().find(|(name, _)| *name == portal).map_or("", |(_, party)| party)
+}
 
 /// Writes a file so that readers see all of it or nothing.
 ///
@@ -172,6 +181,7 @@ pub(super) fn describe(
     rabbitmq: Option<&Url>,
 ) -> String {
     debug_assert!(dir.is_absolute());
+    let xta = XtaOptions::default();
     let account = |name: &str, roles: &[&str], parties: Vec<String>| {
         json!({
             "name": name, "roles": roles, "party": parties.first(), "parties": parties,
@@ -185,6 +195,14 @@ pub(super) fn describe(
             .chain(department.serves.iter().map(ToString::to_string));
         accounts.push(account(&department.account, &["reader"], parties.collect()));
     }
+    for one in &mut accounts {
+        let name = one["name"].as_str().unwrap_or_default();
+        let department =
+            plan.departments.iter().any(|department| department.xta && department.account == name);
+        if name == XTA_PORTAL || department {
+            one["xta"] = Value::Bool(true);
+        }
+    }
     accounts.push(account("operator", &["operator"], Vec::new()));
     let channel = |name: &str| {
         let queued = plan.departments.iter().any(|one| one.account == name && one.queue.is_some());
@@ -197,6 +215,7 @@ pub(super) fn describe(
             json!({
                 "service": format!("ozg:{}", route.service), "area": format!("ars:{}", route.ars),
                 "organization": route.organization, "account": route.account, "channel": channel(&route.account),
+                "xtaReader": route.organization, "xtaService": route.specification,
             })
         })
         .collect();
@@ -209,6 +228,7 @@ pub(super) fn describe(
         "operator": address(gateway.operator, "https"),
         "telemetry": address(gateway.telemetry, "http"),
         "ca": "pki/ca.pem", "sealCa": "pki/seal-ca.pem",
+        "xta": { "send": xta.send, "management": xta.management, "msgbox": xta.msgbox },
         "dvdv": {
             "baseUrl": directory.as_str(), "entryPath": "extern/standaloneauth/directory",
             "key": "pki/dvdv-client.key", "certificate": "pki/dvdv-client.pem",

@@ -24,6 +24,8 @@ pub(super) struct Application {
     pub(super) organization: PartyId,
     /// Account of the department.
     pub(super) account: String,
+    /// Service specification under which the directory lists the organisation.
+    pub(super) specification: String,
 }
 
 /// A department and what it serves.
@@ -37,6 +39,8 @@ pub(super) struct Department {
     pub(super) serves: BTreeSet<PartyId>,
     /// Queue, if it does not poll.
     pub(super) queue: Option<String>,
+    /// Whether it polls by XTA.
+    pub(super) xta: bool,
 }
 
 /// The whole plan.
@@ -61,10 +65,13 @@ pub(super) fn make(queues: bool, now: Timestamp) -> Plan {
     let areas = column_map(AREAS, "ars", "name");
     let mut visits: BTreeMap<String, usize> = BTreeMap::new();
     let mut plan = Plan::default();
-    for (service, title) in columns(services, ["ozg_id", "name"]).map(|[id, name]| (id, name)) {
+    for [service, title, specification] in columns(services, ["ozg_id", "name", "service_specification_uri"])
+    {
         let candidates = authorities.iter().filter(|one| one.services.contains(&service));
         let mut found: Vec<Application> = candidates
-            .filter_map(|one| application(&loaded.tables, one, &service, &title, &areas, now))
+            .filter_map(|one| {
+                application(&loaded.tables, one, [&service, &title, &specification], &areas, now)
+            })
             .collect();
         found.sort_by_key(|one| visits.get(&one.place).copied().unwrap_or_default());
         if let Some(application) = found.into_iter().next() {
@@ -80,8 +87,7 @@ pub(super) fn make(queues: bool, now: Timestamp) -> Plan {
 fn application(
     tables: &RoutingTables,
     authority: &Authority,
-    service: &str,
-    title: &str,
+    [service, title, specification]: [&String; 3],
     areas: &BTreeMap<String, String>,
     now: Timestamp,
 ) -> Option<Application> {
@@ -98,12 +104,13 @@ fn application(
         let organization = decision.organization.filter(|one| one.as_str() == authority.key)?;
         (decision.outcome == OutcomeKind::Resolved).then_some(())?;
         Some(Application {
-            service: service.to_owned(),
-            title: title.to_owned(),
+            service: service.clone(),
+            title: title.clone(),
             ars: ars.clone(),
             place: authority.place.clone(),
             organization,
             account: format!("department-{}", slug(&authority.place)),
+            specification: specification.clone(),
         })
     })
 }
@@ -117,6 +124,7 @@ fn departments(routes: &[Application], queues: bool) -> Vec<Department> {
             party: format!("dept:{}-{number:02}", slug(&route.place)),
             serves: BTreeSet::new(),
             queue: None,
+            xta: false,
         });
         department.serves.insert(route.organization.clone());
     }
@@ -125,6 +133,9 @@ fn departments(routes: &[Application], queues: bool) -> Vec<Department> {
         for department in departments.iter_mut().step_by(3) {
             department.queue = Some(format!("amtsbote.demo.{}", department.account));
         }
+    }
+    if let Some(department) = departments.iter_mut().find(|department| department.queue.is_none()) {
+        department.xta = true;
     }
     departments
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use amtsbote_amqp::{BrokerOptions, Login, QueueReader, Secret};
 use amtsbote_core::message::Sha256Digest;
 use amtsbote_http::{Client, ClientOptions, Reach, Reply};
+use amtsbote_soap::InMemory;
 use amtsbote_tls::Identity;
+use amtsbote_xta::{ContentStream, NewOrder, Urls, XtaClient, XtaOptions, container_of, document_of};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -18,12 +20,15 @@ use url::Url;
 
 use super::DemoError;
 use super::documents;
-use super::lab::login;
+use super::lab::{XTA_PORTAL, login, party_of};
 use super::plan::{Application, Plan};
 use crate::Gateway;
+use crate::system::SystemEntropy;
 
 const BOUNDARY: &str = "amtsbote-demo-boundary-7d1f";
 const PORTALS: [&str; 2] = ["portal-a", "portal-b"];
+/// Between two looks at mailboxes by XTA, which knows no waiting.
+const XTA_POLL: Duration = Duration::from_millis(100);
 
 /// What was achieved.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +51,8 @@ pub(super) struct World {
     delivered: AtomicUsize,
     acknowledged: AtomicUsize,
     total: usize,
+    /// Identifier of the portal that speaks XTA.
+    xta_author: String,
 }
 
 /// Queues of departments that do not poll.
@@ -88,6 +95,7 @@ impl World {
             delivered: AtomicUsize::new(0),
             acknowledged: AtomicUsize::new(0),
             total: plan.routes.len(),
+            xta_author: party_of(XTA_PORTAL).to_owned(),
         };
         let accounts = PORTALS.iter().copied().chain(plan.departments.iter().map(|one| one.account.as_str()));
         for account in accounts {
@@ -158,6 +166,9 @@ impl World {
 
     async fn submit(&self, number: usize, application: &Application) -> Result<(), DemoError> {
         let portal = PORTALS[number % PORTALS.len()];
+        if portal == XTA_PORTAL && number % 5 == 4 {
+            return self.submit_by_xta(number, application).await;
+        }
         let document = documents::xml(application, number + 1);
         let digest = Sha256Digest::of(&document).to_string();
         self.expected.lock().await.entry(application.account.clone()).or_default().push(digest);
@@ -188,11 +199,84 @@ impl World {
             // Only the first submission sets it.
             drop(self.first.set((portal.to_owned(), id)));
         }
+        self.tell(application, "");
+        Ok(())
+    }
+
+    fn tell(&self, application: &Application, how: &str) {
         let count = self.submitted.fetch_add(1, Ordering::SeqCst) + 1;
         println!(
-            "  {count:2}/{} ozg:{} -> {} ({})",
+            "  {count:2}/{} ozg:{} -> {} ({}){how}",
             self.total, application.service, application.organization, application.place
         );
+    }
+
+    /// Hands in as a specialist system would that knows whom it writes to.
+    async fn submit_by_xta(&self, number: usize, application: &Application) -> Result<(), DemoError> {
+        let document = documents::xml(application, number + 1);
+        let digest = Sha256Digest::of(&document).to_string();
+        self.expected.lock().await.entry(application.account.clone()).or_default().push(digest);
+        let order = NewOrder {
+            id: format!("urn:de:xta:messageid:demo:{number}"),
+            author: self.xta_author.clone(),
+            reader: application.organization.to_string(),
+            service: application.specification.clone(),
+            subject: format!("Antrag {}", application.title),
+            case: format!("DEMO-{:05}", number + 1),
+            message_type: ("antrag".to_owned(), "urn:amtsbote:demo".to_owned()),
+        };
+        let container = container_of(&[("application/xml", "antrag.xml"), ("application/pdf", "anlage.pdf")]);
+        let content = |media_type: &str, bytes: Vec<u8>| {
+            let stream: ContentStream = Box::pin(futures::stream::iter([Ok(Bytes::from(bytes))]));
+            (media_type.to_owned(), stream)
+        };
+        let contents = vec![
+            content("application/xml", document),
+            content("application/pdf", documents::pdf(application)),
+        ];
+        let client = self.xta_client(XTA_PORTAL, &self.xta_author)?;
+        let sent = client.send(order.metadata(), container, contents, &mut InMemory::new(0)).await;
+        sent.map_err(|error| problem(XTA_PORTAL, error.to_string()))?;
+        self.tell(application, " by XTA");
+        Ok(())
+    }
+
+    fn xta_client(&self, account: &str, identifier: &str) -> Result<XtaClient, DemoError> {
+        let http = self.clients.get(account).cloned().ok_or_else(|| problem(account, "has no client"))?;
+        let paths = XtaOptions::default();
+        let url = |path: &str| self.base.join(path).map_err(|error| problem(account, error.to_string()));
+        let urls = Urls {
+            send: url(&paths.send)?,
+            management: url(&paths.management)?,
+            msgbox: url(&paths.msgbox)?,
+        };
+        Ok(XtaClient::new(http, urls, identifier.to_owned(), Arc::new(SystemEntropy)))
+    }
+
+    /// Polls mailboxes by XTA until everything expected was closed.
+    async fn poll_by_xta(&self, account: &str, mailboxes: &[String], count: usize) -> Result<(), DemoError> {
+        let failed = |error: &dyn std::error::Error| problem(account, error.to_string());
+        let mut done = 0;
+        while done < count {
+            for mailbox in mailboxes {
+                let client = self.xta_client(account, mailbox)?;
+                let listed = client.list(50, &mut InMemory::new(0)).await.map_err(|error| failed(&error))?;
+                for id in listed.ids {
+                    let mut contents = InMemory::new(8 << 20);
+                    let fetched = client.fetch(&id, &mut contents).await.map_err(|error| failed(&error))?;
+                    let document =
+                        document_of(&fetched.container).and_then(|number| contents.content(number));
+                    let document = document.ok_or_else(|| problem(account, "fetched no document"))?;
+                    self.arrived(account, document).await?;
+                    client.close(&[id], &mut InMemory::new(0)).await.map_err(|error| failed(&error))?;
+                    self.acknowledged.fetch_add(1, Ordering::SeqCst);
+                    done += 1;
+                }
+            }
+            if done < count {
+                tokio::time::sleep(XTA_POLL).await;
+            }
+        }
         Ok(())
     }
 
@@ -298,7 +382,12 @@ pub(super) async fn play(world: &Arc<World>, plan: &Plan, queues: Queues) -> Res
     for department in plan.departments.iter().filter(|department| department.queue.is_none()) {
         let (world, account, count) =
             (Arc::clone(world), department.account.clone(), count(&department.account));
-        tasks.spawn(async move { world.poll(&account, count).await });
+        if department.xta {
+            let mailboxes: Vec<String> = department.serves.iter().map(ToString::to_string).collect();
+            tasks.spawn(async move { world.poll_by_xta(&account, &mailboxes, count).await });
+        } else {
+            tasks.spawn(async move { world.poll(&account, count).await });
+        }
     }
     for (account, reader) in queues.0 {
         let (world, count) = (Arc::clone(world), count(&account));
