@@ -320,7 +320,7 @@ certificates = ["pki/operator.pem"]
             builder = builder.identity(identity);
         }
         let base = format!("https://{}", self.gateway().exchange);
-        Party { client: builder.build().unwrap(), base, recorded: self.path("soap") }
+        Party { client: builder.build().unwrap(), base, recorded: Some(self.path("soap")) }
     }
 
     /// Body of a page of the telemetry listener, with its status.
@@ -362,8 +362,8 @@ pub struct Party {
     pub client: Client,
     /// Where the gateway is.
     pub base: String,
-    /// Folder for what it is answered in SOAP.
-    pub recorded: PathBuf,
+    /// Folder for what it is answered in SOAP, if that is kept.
+    pub recorded: Option<PathBuf>,
 }
 
 /// A status with a JSON body.

@@ -1,21 +1,25 @@
 //! The XTA face: all operations, one message model with REST, what is refused.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
 use amtsbote_it::soap::{NAMESPACES, SoapAnswer, operation};
 use amtsbote_it::{Lab, METADATA, OFFICE, Options, Party, soon};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::StreamExt as _;
 use serde_json::json;
 
 /// The service specification of Wohngeld in the directory of the laboratory.
 pub(crate) const SERVICE: &str = "http://amtsbote.example/dvdv/ozg10092/1/ozg10092v1Antrag.wsdl";
 
-fn author(identifier: &str) -> String {
+pub(crate) fn author(identifier: &str) -> String {
     format!("<meta:Author><meta:Identifier type=\"xoev\">{identifier}</meta:Identifier></meta:Author>")
 }
 
 /// An order of the portal.
-struct Order<'a> {
-    id: &'a str,
+pub(crate) struct Order<'a> {
+    pub(crate) id: &'a str,
     author: &'a str,
     reader: &'a str,
     service: &'a str,
@@ -26,13 +30,13 @@ struct Order<'a> {
 }
 
 impl<'a> Order<'a> {
-    fn new(id: &'a str) -> Self {
+    pub(crate) fn new(id: &'a str) -> Self {
         let (delivery, more) =
             ("<meta:Origin>2025-03-04T10:15:00+01:00</meta:Origin>".to_owned(), String::new());
         Self { id, author: "ags:07315000", reader: OFFICE, service: SERVICE, delivery, more }
     }
 
-    fn header(&self) -> String {
+    pub(crate) fn header(&self) -> String {
         let Self { id, author, reader, service, delivery, more } = self;
         format!(
             r#"<meta:MessageMetaData><meta:DeliveryAttributes>{delivery}</meta:DeliveryAttributes><meta:Originators><meta:Author><meta:Identifier type="xoev" name="Portal">{author}</meta:Identifier></meta:Author></meta:Originators><meta:Destinations><meta:Reader><meta:Identifier type="xoev">{reader}</meta:Identifier></meta:Reader></meta:Destinations><meta:MsgIdentification><wsa:MessageID>{id}</wsa:MessageID><meta:ProcessRef><meta:Requester>4711</meta:Requester><meta:Responder>B-12</meta:Responder></meta:ProcessRef></meta:MsgIdentification><meta:Qualifier><meta:Subject>Wohngeld</meta:Subject><meta:Service>{service}</meta:Service><meta:BusinessScenario><meta:Defined listURI="urn:de:xta:codeliste:business.scenario" listVersionID="3"><code>XSOZIALES_DATA</code></meta:Defined></meta:BusinessScenario><meta:MessageType listURI="urn:de:payloadSchema:elementName" listVersionID="1.0" payloadSchema="urn:wohngeld"><code>antrag</code></meta:MessageType></meta:Qualifier>{more}</meta:MessageMetaData>"#
@@ -59,14 +63,14 @@ fn id(value: &str) -> String {
     format!("<wsa:MessageID>{value}</wsa:MessageID>")
 }
 
-fn fetch(value: &str) -> String {
+pub(crate) fn fetch(value: &str) -> String {
     format!(
         "<osci:MsgBoxFetchRequest><osci:MsgSelector>{}</osci:MsgSelector></osci:MsgBoxFetchRequest>",
         id(value)
     )
 }
 
-fn close(request: &str, ids: &[&str]) -> String {
+pub(crate) fn close(request: &str, ids: &[&str]) -> String {
     let ids: String =
         ids.iter().map(|id| format!("<osci:LastMsgReceived>{id}</osci:LastMsgReceived>")).collect();
     format!("<osci:MsgBoxCloseRequest MsgBoxRequestID=\"{request}\">{ids}</osci:MsgBoxCloseRequest>")
@@ -75,7 +79,7 @@ fn close(request: &str, ids: &[&str]) -> String {
 const LIST: &str = "<osci:MsgBoxStatusListRequest maxListItems=\"50\" ListForm=\"MessageMetaData\"/>";
 
 /// Lists until there are so many entries; what is sent takes a moment until it is signed and in the mailbox.
-async fn list(department: &Party, expected: usize) -> SoapAnswer {
+pub(crate) async fn list(department: &Party, expected: usize) -> SoapAnswer {
     loop {
         let answer = department.soap("getStatusList", &author(OFFICE), LIST).await.ok();
         if answer.texts("MessageMetaData").len() == expected {
@@ -496,4 +500,78 @@ async fn whatever_is_wrong_is_refused_with_its_fault_and_nothing_is_stored() {
     assert_eq!(stranger.soap("createMessageId", "", "").await.fault_code(), "9013");
     assert_eq!(portal.get("/v1/submissions").await.json["submissions"], json!([]));
     lab.recorded_answers_are_valid();
+}
+
+/// Closes what it lists until nothing is left; what it closed.
+async fn read_all(department: Party, closed: Arc<Mutex<BTreeSet<String>>>, number: usize) -> usize {
+    const WINDOW: usize = 16;
+    let mut done = 0;
+    loop {
+        let before = closed.lock().unwrap().clone();
+        let request = "<osci:MsgBoxStatusListRequest maxListItems=\"100\" ListForm=\"MsgAtrributes\"/>";
+        let answer = department.soap("getStatusList", &author(OFFICE), request).await.ok();
+        let ids: Vec<String> =
+            answer.texts("MessageID").into_iter().filter(|id| id.starts_with("urn:de:xta:")).collect();
+        let again: Vec<&String> = ids.iter().filter(|id| before.contains(*id)).collect();
+        assert!(again.is_empty(), "closed and listed again: {again:?}");
+        if ids.is_empty() {
+            return done;
+        }
+        // Readers overlap, so that some fetch and close the same.
+        let begin = number * (WINDOW - 4) % ids.len();
+        for id in ids.iter().cycle().skip(begin).take(WINDOW.min(ids.len())) {
+            let fetched = department.soap("getMessage", &author(OFFICE), &fetch(id)).await;
+            if fetched.status != 200 {
+                assert_eq!(fetched.fault_code(), "9070", "another reader was faster");
+                continue;
+            }
+            drop(department.soap("close", &author(OFFICE), &close("1", &[id])).await.ok());
+            closed.lock().unwrap().insert(id.clone());
+            done += 1;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_readers_share_a_mailbox_of_ten_thousand() {
+    const MESSAGES: usize = 10_000;
+    let lab = Lab::start(Options::default()).await;
+    let portal = lab.client("portal");
+    let keys = (0..MESSAGES).map(|n| n.to_string());
+    let sent = futures::stream::iter(keys).map(|key| {
+        let portal = portal.clone();
+        async move { portal.submit(&key, METADATA, b"<antrag/>").await }
+    });
+    let sent: BTreeSet<String> = sent.buffer_unordered(64).collect().await;
+    assert_eq!(sent.len(), MESSAGES);
+    let department = Party { recorded: None, ..lab.client("department") };
+    let closed: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    // Everything is in the mailbox before the readers begin, or one might end too early.
+    while lab
+        .telemetry("/metrics")
+        .await
+        .1
+        .lines()
+        .all(|line| line != format!("amtsbote_mailbox_messages {MESSAGES}"))
+    {
+        tokio::task::yield_now().await;
+    }
+    let readers =
+        (0..8).map(|number| tokio::spawn(read_all(department.clone(), Arc::clone(&closed), number)));
+    let done: Vec<usize> = futures::future::join_all(readers).await.into_iter().map(Result::unwrap).collect();
+    assert!(done.iter().sum::<usize>() >= MESSAGES, "{done:?}");
+    let uuid = |id: &String| id.rsplit(':').next().unwrap().to_owned();
+    let closed: BTreeSet<String> = closed.lock().unwrap().iter().map(uuid).collect();
+    assert_eq!(closed, sent.iter().map(uuid).collect(), "no message was missed");
+    let counts = futures::stream::iter(sent).map(|id| {
+        let portal = portal.clone();
+        async move {
+            let card = portal.get(&format!("/v1/submissions/{id}/events")).await.json;
+            card["events"].as_array().unwrap().iter().filter(|event| event["event"] == "acknowledged").count()
+        }
+    });
+    assert!(
+        counts.buffer_unordered(64).all(|count| std::future::ready(count == 1)).await,
+        "acknowledged once each"
+    );
 }
