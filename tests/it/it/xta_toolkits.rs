@@ -27,47 +27,72 @@ fn published(path: &str) -> Option<PathBuf> {
     found
 }
 
-async fn zeep(wsdl: &dyn Fn(&Lab) -> String) {
+/// Runs a client of some toolkit against a laboratory of its own: program and first arguments, then WSDL, address and files.
+async fn toolkit(program: String, first: Vec<String>, wsdl: &Path, says: &str) {
     let lab = Lab::start(Options::default()).await;
-    let script = root().join("tests/it/xta/zeep_client.py");
-    let base = format!("https://{}", lab.gateway().exchange);
     let path = |name: &str| lab.path(name).to_str().unwrap().to_owned();
-    let (portal, department) =
-        (["pki/portal.pem", "pki/portal.key"], ["pki/department.pem", "pki/department.key"]);
-    let wsdl = wsdl(&lab);
-    let mut arguments = vec![script.to_str().unwrap().to_owned(), wsdl, base, path("pki/ca.pem")];
-    arguments.extend(portal.iter().chain(&department).map(|name| path(name)));
+    let mut arguments = first;
+    arguments.extend([wsdl.to_str().unwrap().to_owned(), format!("https://{}", lab.gateway().exchange)]);
+    let files = ["ca.pem", "portal.pem", "portal.key", "department.pem", "department.key"];
+    arguments.extend(files.iter().map(|name| path(&format!("pki/{name}"))));
     arguments.extend([OFFICE.to_owned(), SERVICE.to_owned()]);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let folder = lab.path("");
-    let finished = tokio::task::spawn_blocking({
-        let (python, arguments) = (python(), arguments.iter().map(|&one| one.to_owned()).collect::<Vec<_>>());
-        move || {
-            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            run(&folder, &python, &arguments)
-        }
+    let finished = tokio::task::spawn_blocking(move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        run(&folder, &program, &arguments)
     });
     let finished = finished.await.unwrap();
     let (out, error) = (String::from_utf8_lossy(&finished.stdout), String::from_utf8_lossy(&finished.stderr));
-    assert!(finished.status.success() && out.contains("all twelve operations"), "{out}\n{error}");
+    assert!(finished.status.success() && out.contains(says), "{out}\n{error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn zeep_works_with_our_own_description() {
+async fn zeep(wsdl: &Path) {
+    let script = root().join("tests/it/xta/zeep_client.py").to_str().unwrap().to_owned();
+    toolkit(python(), vec![script], wsdl, "all twelve operations").await;
+}
+
+async fn jaxws(wsdl: &Path) {
+    if !Path::new("/usr/bin/wsimport").exists() {
+        eprintln!("skipped: wsimport is not installed; tests/run installs it");
+        return;
+    }
+    let script = root().join("tests/it/xta/jaxws.sh").to_str().unwrap().to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let first = vec![script, folder.path().to_str().unwrap().to_owned()];
+    toolkit("bash".to_owned(), first, wsdl, "packages in both directions").await;
+}
+
+/// Our own description, as the gateway serves it.
+async fn described() -> tempfile::TempDir {
     let lab = Lab::start(Options::default()).await;
     let party = lab.client("portal");
     let description = party.bytes("/xta/management?wsdl").await;
     assert!(String::from_utf8_lossy(&description).contains(&format!("{}/xta/msgbox", party.base)));
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("xta.wsdl");
-    std::fs::write(&file, description).unwrap();
-    zeep(&|_| file.to_str().unwrap().to_owned()).await;
+    std::fs::write(folder.path().join("xta.wsdl"), description).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zeep_works_with_our_own_description() {
+    zeep(&described().await.path().join("xta.wsdl")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn zeep_works_with_the_published_description() {
     let Some(file) = published("schemas/xta2/XTA.wsdl") else { return };
-    zeep(&|_| file.to_str().unwrap().to_owned()).await;
+    zeep(&file).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jaxws_sends_and_fetches_packages_by_our_own_description() {
+    jaxws(&described().await.path().join("xta.wsdl")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jaxws_sends_and_fetches_packages_by_the_published_description() {
+    let Some(file) = published("schemas/xta2/XTA.wsdl") else { return };
+    jaxws(&file).await;
 }
 
 /// A request as a fixture has it: headers of HTTP in front of a package, an envelope alone otherwise.
