@@ -29,7 +29,10 @@ impl Base64Decoder {
             return Err(NotBase64);
         }
         self.rest = groups.split_off(groups.len() / 4 * 4);
-        self.padded = groups.last() == Some(&b'=');
+        self.padded = groups.last() == Some(&b'=') || self.padded;
+        if self.padded && !self.rest.is_empty() {
+            return Err(NotBase64);
+        }
         // Alphabet, place of the padding and the bits before it are checked there.
         STANDARD.decode(&groups).map_err(|_| NotBase64)
     }

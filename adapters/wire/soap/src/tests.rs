@@ -125,6 +125,12 @@ fn names_are_resolved_whatever_their_prefixes() {
 }
 
 #[test]
+fn namespaces_are_compared_by_what_they_mean() {
+    let message = body("<n:a xmlns:n='urn:a&amp;b'><m:a xmlns:m='urn:a&#38;b'/></n:a>").unwrap();
+    assert!(message.body[0].is("urn:a&b", "a") && message.body[0].child("urn:a&b", "a").is_some());
+}
+
+#[test]
 fn base64_streams_past_however_it_is_written() {
     let message =
         body("<t:data> QU\r\nJD<!-- x -->RA&#13;==<![CDATA[ ]]></t:data><t:data/><t:data>QQ==</t:data>")

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use quick_xml::escape::unescape;
 use quick_xml::events::{BytesRef, BytesStart, Event};
 use quick_xml::name::{NamespaceResolver, PrefixDeclaration, ResolveResult};
 use quick_xml::reader::Reader;
@@ -292,7 +293,7 @@ impl<R: AsyncBufRead + Unpin> Tokens<R> {
     fn element_name(&mut self, start: &BytesStart<'_>) -> Result<Name, XmlError> {
         check_qname(start.name().into_inner())?;
         let (namespace, local) = self.scopes.resolve_element(start.name());
-        let namespace = bound(&namespace)?.to_owned();
+        let namespace = bound(&namespace)?;
         Ok(Name { namespace: self.intern(&namespace), local: local.into_inner().into() })
     }
 
@@ -320,7 +321,7 @@ impl<R: AsyncBufRead + Unpin> Tokens<R> {
                 None => check_qname(attribute.key.into_inner())?,
             }
             let (namespace, local) = self.scopes.resolve_attribute(attribute.key);
-            let namespace = bound(&namespace)?.to_owned();
+            let namespace = bound(&namespace)?;
             let name = Name { namespace: self.intern(&namespace), local: local.into_inner().into() };
             if attributes.iter().any(|other| other.name == name) {
                 return Err(XmlError::Malformed("an attribute that is there twice"));
@@ -432,10 +433,14 @@ fn check_qname(name: &str) -> Result<(), XmlError> {
     }
 }
 
-fn bound<'a>(namespace: &'a ResolveResult<'a>) -> Result<&'a str, XmlError> {
+/// The namespace of a name. Bindings are kept as they were written, references and all.
+fn bound(namespace: &ResolveResult<'_>) -> Result<String, XmlError> {
     match namespace {
-        ResolveResult::Bound(namespace) => Ok(namespace.into_inner()),
-        ResolveResult::Unbound => Ok(""),
+        ResolveResult::Bound(namespace) => {
+            let text = unescape(namespace.into_inner()).map_err(|_| XmlError::Malformed("a reference"))?;
+            Ok(text.into_owned())
+        }
+        ResolveResult::Unbound => Ok(String::new()),
         ResolveResult::Unknown(_) => Err(XmlError::Malformed("a prefix that is not declared")),
     }
 }
