@@ -1,5 +1,4 @@
-//! The benchmark of very long queues, small, in every run. What it measures is not judged here except memory; `docs/proof.md` has
-//! the long run.
+//! Benchmarks, small, in every run. What they measure is not judged here except memory; `docs/proof.md` has the long runs.
 
 use serde_json::Value;
 
@@ -22,4 +21,15 @@ fn a_queue_for_a_destination_that_is_down_is_measured_and_drains() {
     assert_eq!(count("messages"), 5000);
     assert!(count("drained") > 0, "{line}\n{stderr}");
     assert!(count("resident_mib") < 300, "{line}");
+}
+
+#[test]
+fn envelopes_and_packages_are_read_beside_libxml2() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_soap")).arg("--quick").output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    let line: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    for rate in ["envelope_mb_s", "inline_mb_s", "mtom_mb_s"] {
+        assert!(line[rate].as_f64().unwrap() > 0.0, "{line}");
+    }
 }

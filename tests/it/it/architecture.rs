@@ -55,6 +55,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "amtsbote-store-sled",
             "amtsbote-tls",
             "amtsbote-http",
+            "amtsbote-soap",
         ],
         "generators and the committer alone",
     ),

@@ -22,19 +22,27 @@ impl Base64Decoder {
     /// # Errors
     /// [`NotBase64`] for other characters, or anything after the padding.
     pub fn feed(&mut self, text: &[u8]) -> Result<Vec<u8>, NotBase64> {
-        let mut groups = std::mem::take(&mut self.rest);
-        groups.reserve(text.len());
-        groups.extend(text.iter().copied().filter(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n')));
-        if self.padded && !groups.is_empty() {
+        let plain = !text.iter().any(is_space);
+        let mut joined = std::mem::take(&mut self.rest);
+        let text = if plain && joined.is_empty() {
+            text
+        } else {
+            joined.reserve(text.len());
+            joined.extend(text.iter().copied().filter(|byte| !is_space(byte)));
+            joined.as_slice()
+        };
+        if self.padded && !text.is_empty() {
             return Err(NotBase64);
         }
-        self.rest = groups.split_off(groups.len() / 4 * 4);
-        self.padded = groups.last() == Some(&b'=') || self.padded;
-        if self.padded && !self.rest.is_empty() {
+        let (groups, rest) = text.split_at(text.len() / 4 * 4);
+        self.padded |= groups.last() == Some(&b'=');
+        if self.padded && !rest.is_empty() {
             return Err(NotBase64);
         }
         // Alphabet, place of the padding and the bits before it are checked there.
-        STANDARD.decode(&groups).map_err(|_| NotBase64)
+        let decoded = STANDARD.decode(groups).map_err(|_| NotBase64);
+        self.rest = rest.to_vec();
+        decoded
     }
 
     /// Nothing more comes.
@@ -44,6 +52,10 @@ impl Base64Decoder {
     pub fn finish(self) -> Result<(), NotBase64> {
         if self.rest.is_empty() { Ok(()) } else { Err(NotBase64) }
     }
+}
+
+fn is_space(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
 /// Encodes in pieces.
