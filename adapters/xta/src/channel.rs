@@ -10,13 +10,14 @@ use amtsbote_core::delivery::{FailureClass, Proof};
 use amtsbote_core::message::PartNumber;
 use amtsbote_core::port::{Channel, DeliveryOutcome, Handover, PartReader, StoreError};
 use amtsbote_core::route::{ChannelKind, Endpoint};
+use amtsbote_soap::Name;
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use futures::{StreamExt as _, stream};
 
 use crate::client::{CallError, ContentStream, RemoteFault, XtaClient};
 use crate::content::{ContentError, Spool, container};
-use crate::mapping::{View, order_for};
+use crate::mapping::{View, order_for, wants_root};
 use crate::metadata::{Added, identifier, party};
 
 /// A configured server.
@@ -73,7 +74,8 @@ impl Channel for XtaChannel {
             Err(outcome) => return outcome,
         };
         let message = &handover.message;
-        let (mut order, _) = order_for(message, Some(&handover.route), View::Reader).await;
+        let (mut order, _) =
+            order_for(message, Some(&handover.route), View::Reader, root(handover).await).await;
         if let Some(author) = server.author.as_deref().filter(|author| *author != identifier(&order.author)) {
             // Whoever wrote it takes the answers.
             let original = identifier(&order.author);
@@ -114,6 +116,14 @@ async fn taken(server: &XtaServer, name: &str, handover: &Handover, id: &str) ->
         }
         Err(error) => failure(&error),
     }
+}
+
+/// The name of the document's root element, if that tells the type of the message.
+async fn root(handover: &Handover) -> Option<Name> {
+    if !wants_root(&handover.message) {
+        return None;
+    }
+    crate::root_of(handover.open(0).await.ok()??.reader).await
 }
 
 async fn contents(handover: &Handover) -> Result<Vec<(String, ContentStream)>, DeliveryOutcome> {

@@ -27,12 +27,16 @@ use std::sync::Arc;
 use amtsbote_core::account::AccountBook;
 use amtsbote_core::intake::Intake;
 use amtsbote_core::mailbox::Mailboxes;
-use amtsbote_core::port::{Clock, Entropy, MessageStore};
+use amtsbote_core::port::{Clock, Entropy, MessageStore, PartReader, StoredMessage};
 use amtsbote_core::reservation::Reservations;
 use amtsbote_core::route::Router;
 use amtsbote_core::submissions::Submissions;
 use amtsbote_http::{InFlight, Quotas};
+use amtsbote_soap::{Element, Name};
 use arc_swap::ArcSwap;
+
+use mapping::{View, order_of, wants_root};
+use metadata::Repair;
 
 pub use channel::{XtaChannel, XtaServer};
 pub use client::{CallError, ContentStream, Fetched, Listed, RemoteFault, Reply, Urls, XtaClient};
@@ -42,6 +46,9 @@ pub use operation::{Operation, Port};
 pub use order::{NewOrder, container_of, document_of};
 pub use poller::Poller;
 pub use server::router;
+
+/// The root element of a document is looked for in so many bytes.
+const ROOT_WITHIN: usize = 64 << 10;
 
 /// Where the ports are, and what they say about themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +115,22 @@ pub struct Services {
 }
 
 impl Services {
-    fn sender(&self) -> Option<&str> {
-        self.options.sender.as_deref()
+    /// The order of a message as it is shown now, and what was repaired when it came.
+    async fn order(&self, stored: &StoredMessage, view: View) -> (Element, Vec<Repair>) {
+        let root = match wants_root(&stored.message) && !stored.delivery.stripped {
+            true => match self.store.open_part(stored.message.id, 0, 0).await {
+                Ok(Some(reader)) => root_of(reader).await,
+                // Whoever wants the document is told; the order can be shown without.
+                Ok(None) | Err(_) => None,
+            },
+            false => None,
+        };
+        order_of(stored, view, self.options.sender.as_deref(), root).await
     }
+}
+
+/// The name of a document's root element, as far as its first piece tells.
+async fn root_of(mut reader: Box<dyn PartReader>) -> Option<Name> {
+    let first = reader.next().await.ok()??;
+    amtsbote_soap::root_name(&first[..first.len().min(ROOT_WITHIN)]).await
 }

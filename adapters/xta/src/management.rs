@@ -10,7 +10,7 @@ use amtsbote_soap::Element;
 
 use crate::Services;
 use crate::fault::{ErrorCode, Refused, wrong};
-use crate::mapping::{own_id, parse_own_id, read_service, xta_id};
+use crate::mapping::{View, own_id, parse_own_id, read_service, xta_id};
 use crate::metadata::{identifier, is_id, is_uri};
 use crate::names::{ADDRESSING, META, RESPONSIBLE, XTA};
 use crate::report::report;
@@ -55,7 +55,8 @@ impl Services {
             Err(SubmissionError::Unknown) => self.received(caller, &id).await?,
             Err(error) => return Err(error.into()),
         };
-        Ok(Answer::of(report(&stored, &self.options.server_identity, self.sender()).await))
+        let (order, repairs) = self.order(&stored, View::Report).await;
+        Ok(Answer::of(report(&stored, &self.options.server_identity, order, &repairs)))
     }
 
     /// An order for one of the organisations the caller reads for, in whatever way it reached them.

@@ -24,7 +24,7 @@ use amtsbote_core::key::{AreaKey, PartyId, ServiceKey, SpecificationUri};
 use amtsbote_core::message::{CarriedKind, IdScheme, Message, MessageType, Metadata, Priority};
 use amtsbote_core::port::StoredMessage;
 use amtsbote_core::route::Route;
-use amtsbote_soap::{Element, XmlLimits};
+use amtsbote_soap::{Element, Name, XmlLimits};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{ToSpan as _, Zoned};
@@ -174,9 +174,10 @@ pub(crate) async fn order_of(
     stored: &StoredMessage,
     view: View,
     sender: Option<&str>,
+    root: Option<Name>,
 ) -> (Element, Vec<Repair>) {
     let message = stored.message.as_ref();
-    let (order, repairs) = order_for(message, stored.route(), view).await;
+    let (order, repairs) = order_for(message, stored.route(), view, root).await;
     let acknowledged = stored.events.iter().rev().find_map(|event| match event.kind {
         EventKind::Acknowledged { .. } => Some(event.at),
         _ => None,
@@ -201,13 +202,15 @@ pub(crate) async fn order_for(
     message: &Message,
     route: Option<&Route>,
     view: View,
+    root: Option<Name>,
 ) -> (MetaData, Vec<Repair>) {
     let carried = match message.carried(CarriedKind::XtaMetadata) {
         Some(text) => amtsbote_soap::parse(text.as_bytes(), XmlLimits::default()).await.ok(),
         None => None,
     };
     let read = carried.and_then(|element| MetaData::read(&element).ok());
-    let (mut order, repairs) = read.unwrap_or_else(|| (from_message(message, route), Vec::new()));
+    let (mut order, repairs) =
+        read.unwrap_or_else(|| (from_message(message, route, root.as_ref()), Vec::new()));
     if let (View::Reader, Some(route)) = (view, route)
         && identifier(&order.reader) != route.destination.organization.as_str()
     {
@@ -217,8 +220,16 @@ pub(crate) async fn order_for(
     (order, repairs)
 }
 
+/// Whether the name of the document's root element would tell the type of a message.
+pub(crate) fn wants_root(message: &Message) -> bool {
+    let media_type = message.parts.first().map_or("", |part| part.media_type.as_str());
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let xml = essence.ends_with("/xml") || essence.ends_with("+xml");
+    xml && message.metadata.message_type.is_none() && message.carried(CarriedKind::XtaMetadata).is_none()
+}
+
 /// The order of a message that came in another way.
-fn from_message(message: &Message, route: Option<&Route>) -> MetaData {
+fn from_message(message: &Message, route: Option<&Route>, root: Option<&Name>) -> MetaData {
     let metadata = &message.metadata;
     let reader = match (&metadata.recipient, route) {
         (Some(recipient), _) => recipient.as_str(),
@@ -247,7 +258,7 @@ fn from_message(message: &Message, route: Option<&Route>) -> MetaData {
         subject: metadata.subject.clone(),
         service: service_uri(message, route),
         scenario: undefined_scenario(metadata.business_scenario.as_deref().unwrap_or(NO_SCENARIO)),
-        message_type: message_type(message),
+        message_type: message_type(message, root),
         properties: metadata.area.as_ref().map(area_property),
     }
 }
@@ -269,16 +280,18 @@ fn service_uri(message: &Message, route: Option<&Route>) -> String {
     }
 }
 
-fn message_type(message: &Message) -> Element {
+fn message_type(message: &Message, root: Option<&Name>) -> Element {
     let element = Element::new(META, "MessageType");
-    match &message.metadata.message_type {
-        Some(known) => {
+    match (&message.metadata.message_type, root.filter(|root| !root.namespace().is_empty())) {
+        (None, Some(root)) => code(element, LIST_ELEMENT_NAME, "1.0", root.local())
+            .with_attribute("payloadSchema", root.namespace()),
+        (Some(known), _) => {
             let list = known.list_uri.as_deref().filter(|uri| is_uri(uri)).unwrap_or(LIST_ELEMENT_NAME);
             let version =
                 known.list_version.as_deref().filter(|version| !version.is_empty()).unwrap_or("1.0");
             code(element, list, version, &known.code).with_attribute("payloadSchema", &known.payload_schema)
         }
-        None => {
+        (None, None) => {
             let media_type =
                 message.parts.first().map_or("application/octet-stream", |part| &part.media_type);
             let essence = media_type.split(';').next().unwrap_or_default().trim();

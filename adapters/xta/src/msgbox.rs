@@ -82,7 +82,7 @@ impl Selector {
         if !in_time || self.relates_to.is_empty() {
             return in_time;
         }
-        let (order, _) = order_of(stored, View::Reader, None).await;
+        let (order, _) = order_of(stored, View::Reader, None, None).await;
         let related = order.child(META, "MsgIdentification");
         let related =
             related.into_iter().flat_map(|one| one.children_of(META, "In-Reply-To")).map(Element::text);
@@ -242,7 +242,7 @@ impl Services {
             let next = if repeats { wanted.pop_front() } else { cursor.rest.pop_front() };
             let Some(next) = next else { break };
             if let Some(stored) = self.offered(caller, next).await? {
-                let (order, _) = order_of(&stored, View::Reader, self.sender()).await;
+                let (order, _) = self.order(&stored, View::Reader).await;
                 list = list.with(if cursor.attributes { attributes(&order, &stored) } else { order });
                 cursor.page.push(next);
             }
@@ -298,7 +298,7 @@ impl Services {
                 },
             };
             cursor.page.push(next);
-            let (order, _) = order_of(&taken, View::Reader, self.sender()).await;
+            let (order, _) = self.order(&taken, View::Reader).await;
             let headers = vec![order, pending(id, cursor.rest.len())];
             self.cursors.put(id, cursor);
             let body = Some(content::container(&taken.message));

@@ -6,7 +6,6 @@ use amtsbote_core::message::Part;
 use amtsbote_core::port::StoredMessage;
 use amtsbote_soap::Element;
 
-use crate::mapping::{View, order_of};
 use crate::metadata::{Repair, code, write_time};
 use crate::names::{LIST_RECORDS, XTA};
 
@@ -26,10 +25,9 @@ struct Records {
     infos: Vec<Record>,
 }
 
-/// The report of a message, as it is now.
-pub(crate) async fn report(stored: &StoredMessage, server: &str, sender: Option<&str>) -> Element {
-    let (order, repairs) = order_of(stored, View::Report, sender).await;
-    let records = records(stored, &repairs);
+/// The report of a message, as it is now, with its order.
+pub(crate) fn report(stored: &StoredMessage, server: &str, order: Element, repairs: &[Repair]) -> Element {
+    let records = records(stored, repairs);
     let status = status(&stored.delivery, &records);
     let latest = stored.events.last().map_or(stored.message.received_at, |event| event.at);
     let text = |name: &str, text: String| Element::new(XTA, name).with_text(text);

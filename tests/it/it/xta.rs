@@ -187,14 +187,16 @@ async fn one_message_on_all_faces() {
     assert_eq!(lease.json["messages"], json!([]), "taken by XTA, nobody can lease it now");
     drop(department.soap("close", "", &close("x", &[xta.id])).await.ok());
 
-    let rest = portal.submit("rest", METADATA, b"<antrag2/>").await;
+    let rest = portal.submit("rest", METADATA, b"<w:antrag2 xmlns:w='urn:wohngeld'/>").await;
     let listed = list(&department, 1).await;
     let rest_id = format!("urn:de:xta:messageid:amtsbote:{}", rest.strip_prefix("urn:uuid:").unwrap());
     assert!(listed.texts("MessageID").contains(&rest_id), "{}", listed.xml());
     assert_eq!((listed.text("Requester"), listed.text("Service")), ("4711".to_owned(), SERVICE.to_owned()));
+    assert_eq!(listed.attributes("MessageType", "payloadSchema"), ["urn:wohngeld"], "from the document");
+    assert_eq!(listed.texts("code")[0], "antrag2");
     let fetched = department.soap_mtom("getMessage", "", &fetch(&rest_id), &[]).await.ok();
     let raw = String::from_utf8_lossy(&fetched.bytes).into_owned();
-    assert!(raw.contains("\r\n\r\n<antrag2/>\r\n--"), "{raw}");
+    assert!(raw.contains("\r\n\r\n<w:antrag2 xmlns:w='urn:wohngeld'/>\r\n--"), "{raw}");
     drop(department.soap_mtom("close", "", &close("x", &[&rest_id]), &[]).await.ok());
     assert_eq!(portal.get(&format!("/v1/submissions/{rest}")).await.json["state"], "acknowledged");
     lab.recorded_answers_are_valid();

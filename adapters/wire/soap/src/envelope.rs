@@ -162,6 +162,12 @@ pub async fn parse(bytes: &[u8], limits: XmlLimits) -> Result<Element, XmlError>
     })
 }
 
+/// The name of the root element of a document that begins with these bytes; `None` if that cannot be said.
+pub async fn root_name(bytes: &[u8]) -> Option<Name> {
+    let mut reader = EnvelopeReader::new(bytes, XmlLimits::default());
+    reader.element_start::<Infallible>("an element is expected").await.ok().map(|tag| tag.name)
+}
+
 /// Reads one envelope.
 pub(crate) struct EnvelopeReader<R> {
     tokens: Tokens<R>,

@@ -21,7 +21,7 @@ mod tokens;
 pub mod write;
 
 pub use element::{Content, Element};
-pub use envelope::{ContentSink, Header, ReadError, Shape, parse};
+pub use envelope::{ContentSink, Header, ReadError, Shape, parse, root_name};
 pub use fault::{Fault, FaultCode, PeerFault};
 pub use media_type::{MediaType, NotMediaType};
 pub use memory::{InMemory, TooMuch};
