@@ -24,6 +24,8 @@ use crate::request::{Answer, Caller};
 
 /// Entries of a page, at most.
 const PAGE_MAX: usize = 500;
+/// Bytes of metadata after which a page ends.
+const PAGE_BYTES: usize = 4 << 20;
 /// Ids of one snapshot, at most; what lies behind them is found by the next list.
 const SNAPSHOT_MAX: usize = 10_000;
 /// Reasons why there is nothing.
@@ -238,10 +240,12 @@ impl Services {
         let mut wanted = VecDeque::from(again);
         let repeats = !wanted.is_empty();
         cursor.page.clear();
-        while cursor.page.len() < cursor.size {
+        let mut bytes = 0;
+        while cursor.page.len() < cursor.size && bytes < PAGE_BYTES {
             let next = if repeats { wanted.pop_front() } else { cursor.rest.pop_front() };
             let Some(next) = next else { break };
             if let Some(stored) = self.offered(caller, next).await? {
+                bytes += stored.message.carried.iter().map(|one| one.text.len()).sum::<usize>();
                 let (order, _) = self.order(&stored, View::Reader).await;
                 list = list.with(if cursor.attributes { attributes(&order, &stored) } else { order });
                 cursor.page.push(next);

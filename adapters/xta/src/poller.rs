@@ -9,7 +9,7 @@ use std::time::Duration;
 use amtsbote_core::delivery::Delivery;
 use amtsbote_core::intake::{Admission, Intake, Submission, UnusableCertificate};
 use amtsbote_core::key::AccountName;
-use amtsbote_core::message::{Carried, CarriedKind, ExternalId, IdScheme, IntakeKey, Message};
+use amtsbote_core::message::{CarriedKind, ExternalId, IdScheme, IntakeKey, Message};
 use amtsbote_core::port::{Clock, MessageStore};
 use amtsbote_core::route::Route;
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::content::{ContentError, Order, Spool};
 use crate::fault::{ErrorCode, Refused, wrong};
 use crate::mapping::{Understood, understand_from};
 use crate::metadata::{MetaData, identifier};
+use crate::send::carry;
 
 /// Orders of one look at the mailbox.
 const PAGE: usize = 50;
@@ -123,7 +124,7 @@ impl Poller {
         let (parts, payload) = spool.finish(Order::of(&fetched.container)?).await?;
         let value = order.message_id.to_ascii_lowercase();
         let value = value.parse().map_err(|_| wrong(ErrorCode::NoUri, "MessageID"))?;
-        let text = String::from_utf8(fetched.metadata.source).unwrap_or_default();
+        let carried = carry(&fetched.metadata, CarriedKind::XtaMetadata, "MessageMetaData")?;
         Ok(Submission {
             key: IntakeKey { account: self.account.clone(), scheme: IdScheme::Xta, value },
             sender,
@@ -131,7 +132,7 @@ impl Poller {
             parts,
             payload,
             external_ids: vec![ExternalId { scheme: IdScheme::Xta, value: order.message_id.clone() }],
-            carried: vec![Carried { kind: CarriedKind::XtaMetadata, text }],
+            carried: vec![carried],
             canonical: order.canonical(),
             target,
             reserved: None,

@@ -18,6 +18,9 @@ use crate::names::{META, OSCI};
 use crate::operation::Operation;
 use crate::request::{Answer, Caller};
 
+/// Bytes of a header block that is carried along.
+const CARRIED_MAX: usize = 64 << 10;
+
 /// An order whose header blocks are in order.
 pub(crate) struct Announced {
     understood: Understood,
@@ -46,12 +49,11 @@ impl Services {
             return Err(wrong(ErrorCode::ForeignIdentifier, "Author"));
         }
         let reserved = self.reserved(caller, &order.message_id).await?;
-        let text = |header: &Header| String::from_utf8(header.source.clone()).unwrap_or_default();
-        let mut carried = vec![Carried { kind: CarriedKind::XtaMetadata, text: text(block) }];
+        let mut carried = vec![carry(block, CarriedKind::XtaMetadata, "MessageMetaData")?];
         let tokens = headers.iter().find(|one| one.element.is(OSCI, "X509TokenContainer"));
         // Some clients send it empty, which is not valid.
         if let Some(tokens) = tokens.filter(|one| one.element.children().next().is_some()) {
-            carried.push(Carried { kind: CarriedKind::XtaTokens, text: text(tokens) });
+            carried.push(carry(tokens, CarriedKind::XtaTokens, "X509TokenContainer")?);
         }
         let (canonical, message_id) = (order.canonical(), order.message_id);
         Ok(Announced { understood, canonical, message_id, reserved, carried })
@@ -124,6 +126,15 @@ impl Services {
             None => Err(crate::fault::outcome(resolution.outcome)),
         }
     }
+}
+
+/// A header block that is kept byte for byte. Every list and report shows it, so it must not be large.
+pub(crate) fn carry(header: &Header, kind: CarriedKind, about: &'static str) -> Result<Carried, Refused> {
+    if header.source.len() > CARRIED_MAX {
+        return Err(wrong(ErrorCode::WrongParameters, about));
+    }
+    let text = String::from_utf8(header.source.clone()).map_err(|_| ErrorCode::Internal)?;
+    Ok(Carried { kind, text })
 }
 
 /// The answer to an order says nothing, so there is nothing to keep.

@@ -442,6 +442,11 @@ async fn whatever_is_wrong_is_refused_with_its_fault_and_nothing_is_stored() {
         "9022",
         "given to somebody else"
     );
+    let mut long = Order::new("urn:de:xta:messageid:fv:long");
+    long.more = "<meta:MessageProperties>".to_owned()
+        + &"<meta:Property><meta:Key listURI=\"urn:l\" listVersionID=\"1\"><code>c</code></meta:Key><meta:Value>v</meta:Value></meta:Property>".repeat(1_000)
+        + "</meta:MessageProperties>";
+    assert_eq!(send(&portal, &long, b"x").await.fault_code(), "9022", "metadata every list would show");
     let (path, action) = operation("sendMessage");
     let plain = format!("application/soap+xml; action=\"{action}\"");
     let envelope = |inner: &str| format!("<env:Envelope {NAMESPACES}>{inner}</env:Envelope>");
