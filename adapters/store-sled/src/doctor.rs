@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
@@ -442,6 +442,8 @@ fn check_payload(path: &Path, parts: &[Part]) -> io::Result<Option<String>> {
     };
     let mut buffer = vec![0; READ];
     for (number, part) in parts.iter().enumerate() {
+        // Parts lie in the order in which they came, which need not be theirs.
+        file.seek(SeekFrom::Start(part.offset))?;
         let mut hasher = Sha256::new();
         let mut left = part.size;
         while left > 0 {

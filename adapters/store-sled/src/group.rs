@@ -93,8 +93,16 @@ impl Group {
         if let Some(taken) = self.intakes.get(&message.intake) {
             return Ok(Some(*taken));
         }
-        let value = index.intake(&message.intake)?;
-        Ok(value.map(|value| keys::parse_intake_value(&value)).transpose()?)
+        if let Some(value) = index.intake(&message.intake)? {
+            return Ok(Some(keys::parse_intake_value(&value)?));
+        }
+        // An id that was given out before can come a second time under another key.
+        let Some(head) = self.head(index, message.id)? else { return Ok(None) };
+        if let Some(taken) = self.intakes.values().find(|(id, _)| *id == message.id) {
+            return Ok(Some(*taken));
+        }
+        let value = index.get(&head.intake)?.map(|value| keys::parse_intake_value(&value)).transpose()?;
+        Ok(Some(value.unwrap_or((message.id, Sha256Digest::of(b"")))))
     }
 
     /// Puts a message into its queue and its line, and takes it out of those it stood in before. Who becomes the first in line

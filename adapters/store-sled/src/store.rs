@@ -58,7 +58,12 @@ pub(crate) struct Inner {
     payload_files: Mutex<Vec<MessageId>>,
     requests: Sender<Request>,
     readers: Arc<Semaphore>,
+    /// Held from a payload file to its frame, one by the id of the message: two acceptances under one id do not meet.
+    turns: [tokio::sync::Mutex<()>; TURNS],
 }
+
+/// Acceptances with payload files that go on side by side, at most.
+const TURNS: usize = 64;
 
 /// An embedded store in one folder. Dropping it commits what was asked for and takes a checkpoint.
 pub struct SledStore {
@@ -107,6 +112,7 @@ impl Running {
             payload_files,
             requests,
             readers: Arc::new(Semaphore::new(READERS)),
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         });
         if report.rebuilt.is_some() {
             inner.judge_payload_files();
@@ -317,6 +323,15 @@ impl Inner {
         Ok(DuplicateOf { id, content, answer: answer.ok_or_else(missing)? })
     }
 
+    /// The message that has this id already.
+    fn accepted_as(&self, id: MessageId) -> Result<Option<DuplicateOf>, StoreError> {
+        self.record(id, |_, record, _| DuplicateOf {
+            id,
+            content: record.message.content,
+            answer: record.answer,
+        })
+    }
+
     fn remove_payload(&self, id: MessageId) -> Result<(), StoreError> {
         let removed = self.payloads.remove(id);
         removed.map_err(|source| StoreError::Io { doing: "removing a payload file", source })
@@ -326,8 +341,18 @@ impl Inner {
         let Acceptance { key, message, delivery, events, answer, payload } = acceptance;
         let id = message.id;
         let intake = keys::intake_hash(&key);
+        let turn = match &payload {
+            Staged::File(_) => Some(self.turns[usize::from(id.uuid().as_bytes()[15]) % TURNS].lock().await),
+            Staged::Inline(_) => None,
+        };
         if self.index.may_know(&intake)
             && let Some(earlier) = self.reading(move |inner| inner.duplicate(&intake)).await?
+        {
+            return Ok(Accepted::Seen(earlier));
+        }
+        // The file must not take the place of another's.
+        if turn.is_some()
+            && let Some(earlier) = self.reading(move |inner| inner.accepted_as(id)).await?
         {
             return Ok(Accepted::Seen(earlier));
         }

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use amtsbote_core::delivery::{Face, Input};
 use amtsbote_core::id::{LeaseId, MessageId};
+use amtsbote_core::message::{Part, Sha256Digest};
 use amtsbote_core::port::{
     Accepted, Change, MessageStore, Note, NoteKind, Staged, StoreError, StoredMessage,
 };
@@ -39,11 +41,24 @@ async fn fill(folder: &Path) -> Vec<MessageId> {
     let (samples, mut ids) = (Acceptances::default(), Vec::new());
     for n in 0..MESSAGES {
         let big = n % 60 == 7;
-        let document =
-            if big { vec![n as u8; 1_500_000] } else { format!("document {n}").repeat(40).into_bytes() };
+        let document = if big {
+            (0..1_500_000_usize).map(|at| (at * 7 + n) as u8).collect()
+        } else {
+            format!("document {n}").repeat(40).into_bytes()
+        };
         let channel = if n % 3 == 0 { ChannelKind::Amqp } else { ChannelKind::Mailbox };
         let mut acceptance = samples.routed(&n.to_string(), &document, channel);
         if big {
+            // Its attachment came first.
+            let message = Arc::make_mut(&mut acceptance.message);
+            let (attachment, content) = document.split_at(500_000);
+            let part = |bytes: &[u8], offset| Part {
+                size: bytes.len() as u64,
+                sha256: Sha256Digest::of(bytes),
+                offset,
+                ..message.parts[0].clone()
+            };
+            message.parts = vec![part(content, 500_000), part(attachment, 0)];
             let mut writer = store.stage().await.unwrap();
             writer.write(Bytes::from(document)).await.unwrap();
             acceptance.payload = writer.finish().await.unwrap();

@@ -151,6 +151,14 @@ impl MessageStore for MemoryStore {
         if let Some(earlier) = self.intake(&acceptance.key).await? {
             return Ok(Accepted::Seen(earlier));
         }
+        let same_id = self
+            .content()
+            .messages
+            .get(&acceptance.message.id)
+            .map(|one| (one.message.content, one.answer.clone()));
+        if let Some((content, answer)) = same_id {
+            return Ok(Accepted::Seen(DuplicateOf { id: acceptance.message.id, content, answer }));
+        }
         if self.content().full {
             return Err(StoreError::Full);
         }

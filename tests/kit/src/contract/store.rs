@@ -45,6 +45,8 @@ pub async fn in_memory_rules(open: StoreFactory<'_>) {
     payloads_of_any_size_come_back(store.as_ref()).await;
     let (_folder, store) = run("duplicate");
     a_key_is_taken_once(store).await;
+    let (_folder, store) = run("ids");
+    an_id_is_taken_once(store).await;
     let (_folder, store) = run("commit");
     commits_compare_versions_and_are_atomic(store.as_ref()).await;
     let (_folder, store) = run("queues");
@@ -176,6 +178,41 @@ async fn a_key_is_taken_once(store: Arc<dyn MessageStore>) {
     }
     assert_eq!(winners.len(), 1);
     assert!(seen.iter().all(|id| *id == winners[0]));
+}
+
+/// Ids that were given out before can come twice, at once and with other content.
+async fn an_id_is_taken_once(store: Arc<dyn MessageStore>) {
+    let samples = Acceptances::default();
+    for size in [10_usize, 2 << 20] {
+        let first = samples.routed(&format!("id-{size}"), b"", ChannelKind::Mailbox);
+        let id = first.message.id;
+        let racers: Vec<_> = (0..12_u8)
+            .map(|n| {
+                let document = vec![n; size];
+                let key = if n % 2 == 0 { format!("id-{size}") } else { format!("id-{size}-{n}") };
+                let mut acceptance = samples.routed(&key, &document, ChannelKind::Mailbox);
+                Arc::make_mut(&mut acceptance.message).id = id;
+                let store = Arc::clone(&store);
+                tokio::spawn(async move {
+                    let mut writer = store.stage().await.unwrap();
+                    writer.write(Bytes::from(document)).await.unwrap();
+                    acceptance.payload = writer.finish().await.unwrap();
+                    (n, acceptance.message.content, store.accept(acceptance).await.unwrap())
+                })
+            })
+            .collect();
+        let (mut winners, mut seen) = (Vec::new(), Vec::new());
+        for racer in racers {
+            match racer.await.unwrap() {
+                (n, content, Accepted::First) => winners.push((n, content)),
+                (_, _, Accepted::Seen(earlier)) => seen.push((earlier.id, earlier.content)),
+            }
+        }
+        assert_eq!(winners.len(), 1);
+        let (n, content) = winners[0];
+        assert!(seen.iter().all(|one| *one == (id, content)));
+        assert!(read(store.as_ref(), id, 0, 0).await == vec![n; size]);
+    }
 }
 
 async fn commits_compare_versions_and_are_atomic(store: &dyn MessageStore) {
