@@ -1,6 +1,7 @@
 //! A SOAP message as it comes over HTTP: plain, or in a package whose parts hold the large content (SOAP 1.2, MTOM, XOP).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -161,7 +162,13 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin + Send> MessageReader<S> {
     /// # Errors
     /// When it is no SOAP 1.2 envelope.
     pub async fn headers<E>(&mut self, keep: fn(&Name) -> bool) -> Result<Vec<Header>, ReadError<E>> {
-        self.envelope.headers(keep).await
+        let headers = self.envelope.headers(keep).await?;
+        let mut includes = Vec::new();
+        headers.iter().for_each(|header| find_includes(&header.element, &mut includes));
+        match includes.is_empty() && !headers.iter().any(|header| is_include(&header.element)) {
+            true => Ok(headers),
+            false => Err(PackageError::Reference("only the body may refer to parts").into()),
+        }
     }
 
     /// Reads the body to the end of the message; call it after [`Self::headers`]. Content goes into the sink, and in the trees there
@@ -177,14 +184,9 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin + Send> MessageReader<S> {
         let mut body = self.envelope.body(shape, sink).await?;
         let mut includes = Vec::new();
         body.elements.iter().for_each(|element| find_includes(element, &mut includes));
-        let mut wanted = BTreeMap::new();
-        for (number, include) in includes.iter().enumerate() {
-            if wanted.insert(reference(include.attribute("href").unwrap_or_default())?, number).is_some() {
-                return Err(PackageError::Reference("a part is referenced twice").into());
-            }
-        }
+        let places = places(&includes)?;
         match self.envelope.into_input().into_inner() {
-            Source::Plain(_) if wanted.is_empty() && body.unfinished.is_none() => {}
+            Source::Plain(_) if places.is_empty() && body.unfinished.is_none() => {}
             Source::Plain(_) => {
                 return Err(PackageError::Reference("there is no package around it").into());
             }
@@ -206,7 +208,7 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin + Send> MessageReader<S> {
                             next = write_bytes(rest, sink).await?;
                         }
                         Some(_) => {}
-                        None if wanted.keys().any(|wanted| is_same(wanted, &id)) => {
+                        None if places.contains_key(&id) => {
                             self.parts.keep(&mut multipart, head, sink).await?;
                         }
                         None => {}
@@ -222,14 +224,18 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin + Send> MessageReader<S> {
                 }
             }
         }
-        let mut numbers = Vec::with_capacity(includes.len());
-        for (wanted, place) in wanted {
-            let found = self.parts.by_id.iter().find(|(id, _)| is_same(&wanted, id));
-            let (_, number) = found.ok_or(PackageError::Reference("a part is missing"))?;
-            numbers.push((place, *number));
+        let mut numbers = vec![None; includes.len()];
+        for (id, number) in &self.parts.by_id {
+            if let Some(place) = places.get(id)
+                && numbers[*place].replace(*number).is_some()
+            {
+                return Err(PackageError::Reference("it means two parts").into());
+            }
         }
-        numbers.sort_unstable();
-        let mut numbers = numbers.into_iter().map(|(_, number)| number);
+        if numbers.contains(&None) {
+            return Err(PackageError::Reference("a part is missing").into());
+        }
+        let mut numbers = numbers.into_iter().flatten();
         body.elements.iter_mut().for_each(|element| replace_includes(element, &mut numbers));
         Ok(body.elements)
     }
@@ -331,9 +337,29 @@ fn reference(href: &str) -> Result<String, PackageError> {
     id.map(str::to_owned).ok_or(PackageError::Reference("only cid: is understood"))
 }
 
+/// Which reference means a part, by its Content-ID in every spelling that is understood. A part is referenced once.
+fn places(includes: &[Element]) -> Result<BTreeMap<String, usize>, PackageError> {
+    let mut places = BTreeMap::new();
+    for (place, include) in includes.iter().enumerate() {
+        let href = reference(include.attribute("href").unwrap_or_default())?;
+        for spelling in BTreeSet::from([decoded(&href), href]) {
+            if places.insert(spelling, place).is_some() {
+                return Err(PackageError::Reference("a part is referenced twice"));
+            }
+        }
+    }
+    Ok(places)
+}
+
 /// Whether a reference means the part with this id: percent-decoded, else as it is written.
 fn is_same(reference: &str, id: &str) -> bool {
-    percent_decode_str(reference).decode_utf8().is_ok_and(|decoded| decoded == id) || reference == id
+    decoded(reference) == id || reference == id
+}
+
+/// What a reference says, percent-decoded if it can be.
+fn decoded(reference: &str) -> String {
+    let decoded = percent_decode_str(reference).decode_utf8();
+    decoded.map_or_else(|_| reference.to_owned(), Cow::into_owned)
 }
 
 fn is_include(element: &Element) -> bool {

@@ -125,9 +125,17 @@ fn names_are_resolved_whatever_their_prefixes() {
 }
 
 #[test]
-fn namespaces_are_compared_by_what_they_mean() {
-    let message = body("<n:a xmlns:n='urn:a&amp;b'><m:a xmlns:m='urn:a&#38;b'/></n:a>").unwrap();
-    assert!(message.body[0].is("urn:a&b", "a") && message.body[0].child("urn:a&b", "a").is_some());
+fn names_of_namespaces_are_short_and_without_references() {
+    let message = body("<n:a xmlns:n='urn:a b'><m:a xmlns:m=\"urn:a b\"/></n:a>").unwrap();
+    assert!(message.body[0].is("urn:a b", "a") && message.body[0].child("urn:a b", "a").is_some());
+    assert_eq!(
+        refused(body("<n:a xmlns:n='urn:a&amp;b'/>")),
+        "a reference in the name of a namespace is refused"
+    );
+    assert_eq!(
+        refused(body(&format!("<n:a xmlns:n='urn:{}'/>", "a".repeat(1_000)))),
+        "a text or attribute is too long"
+    );
 }
 
 #[test]
@@ -251,6 +259,15 @@ fn references_to_nothing_are_refused() {
         refused(package_of("<t:data><include/></t:data><t:data><include/></t:data>", &[part("a@b", "x")]))
             .contains("twice")
     );
+    let include =
+        |href: &str| format!("<x:Include xmlns:x='http://www.w3.org/2004/08/xop/include' href='{href}'/>");
+    let spellings =
+        format!("<t:data>{}</t:data><t:data>{}</t:data>", include("cid:a@b"), include("cid:a%40b"));
+    assert!(refused(package_of(&spellings, &[part("a@b", "x")])).contains("twice"));
+    let either = format!("<t:data>{}</t:data>", include("cid:a%40b"));
+    assert!(refused(package_of(&either, &[part("a@b", "x"), part("a%40b", "y")])).contains("two parts"));
+    let header = package(&soap(&format!("<t:h>{}</t:h>", include("cid:a@b")), ""), &part("a@b", "x"));
+    assert!(refused(read(MTOM, header.as_bytes())).contains("only the body"));
     assert!(refused(package_of("<t:data>QQ==<include/></t:data>", &[part("a@b", "x")])).contains("beside"));
     let foreign = "<t:data><x:Include xmlns:x='http://www.w3.org/2004/08/xop/include' href='file:///etc/passwd'/></t:data>";
     assert!(refused(package_of(foreign, &[])).contains("only cid:"));

@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use quick_xml::escape::unescape;
 use quick_xml::events::{BytesRef, BytesStart, Event};
 use quick_xml::name::{NamespaceResolver, PrefixDeclaration, ResolveResult};
 use quick_xml::reader::Reader;
@@ -26,7 +25,7 @@ pub struct XmlLimits {
     pub depth: usize,
     /// Attributes of one element, declarations of namespaces included.
     pub attributes: usize,
-    /// Bytes of one attribute's value or one piece of text.
+    /// Bytes of one attribute's value or one piece of text; names of namespaces are shorter.
     pub value: usize,
     /// Bytes of the whole document without streamed content.
     pub markup: usize,
@@ -38,6 +37,9 @@ impl Default for XmlLimits {
         Self { depth: 64, attributes: 1_000, value: 64 << 10, markup: 1 << 20 }
     }
 }
+
+/// Bytes of the name of a namespace.
+const NAMESPACE_MAX: usize = 1_000;
 
 /// Which bound was exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -284,6 +286,7 @@ impl<R: AsyncBufRead + Unpin> Tokens<R> {
         if start.attributes().with_checks(false).count() > self.limits.attributes {
             return Err(Limit::Attributes.into());
         }
+        check_bindings(start)?;
         self.scopes.push(start).map_err(|_| XmlError::Malformed("a declaration of a namespace"))?;
         let name = self.element_name(start)?;
         let attributes = self.attributes(start)?;
@@ -358,7 +361,7 @@ impl<R: AsyncBufRead + Unpin> Tokens<R> {
                 fragment.push(':');
                 fragment.push_str(prefix);
             }
-            // Bindings are kept as they were written, references and all, but not with the quotes they had.
+            // Bindings are kept as they were written, but not with the quotes they had.
             fragment.push_str("=\"");
             fragment.push_str(&namespace.into_inner().replace('"', "&quot;"));
             fragment.push('"');
@@ -433,13 +436,25 @@ fn check_qname(name: &str) -> Result<(), XmlError> {
     }
 }
 
-/// The namespace of a name. Bindings are kept as they were written, references and all.
+/// Names of namespaces are short, and written in one way: they are compared for every name below.
+fn check_bindings(start: &BytesStart<'_>) -> Result<(), XmlError> {
+    let mut attributes = start.attributes();
+    let attributes = attributes.with_checks(false).flatten();
+    for binding in attributes.filter(|one| one.key.as_namespace_binding().is_some()) {
+        if binding.value.len() > NAMESPACE_MAX {
+            return Err(Limit::Value.into());
+        }
+        if binding.value.contains('&') {
+            return Err(XmlError::Forbidden("a reference in the name of a namespace"));
+        }
+    }
+    Ok(())
+}
+
+/// The namespace of a name.
 fn bound(namespace: &ResolveResult<'_>) -> Result<String, XmlError> {
     match namespace {
-        ResolveResult::Bound(namespace) => {
-            let text = unescape(namespace.into_inner()).map_err(|_| XmlError::Malformed("a reference"))?;
-            Ok(text.into_owned())
-        }
+        ResolveResult::Bound(namespace) => Ok(namespace.into_inner().to_owned()),
         ResolveResult::Unbound => Ok(String::new()),
         ResolveResult::Unknown(_) => Err(XmlError::Malformed("a prefix that is not declared")),
     }
