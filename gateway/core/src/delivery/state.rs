@@ -455,8 +455,20 @@ impl Delivery {
         match self.placement() {
             Placement::Finished { .. } | Placement::Dead { .. } => None,
             _ if leased || matches!(self.state, State::Attempting { .. }) => None,
-            _ => [self.expires_at, self.deadline_watch.map(|watch| watch.at)].into_iter().flatten().min(),
+            _ => {
+                // Whoever took it in time may still finish.
+                let claimed_until = self.item.as_ref().and_then(|item| item.claimed_until);
+                let end = self.expires_at.map(|end| claimed_until.map_or(end, |until| end.max(until)));
+                [end, self.deadline_watch.map(|watch| watch.at)].into_iter().flatten().min()
+            }
         }
+    }
+
+    /// Whether a face without leases has it in hand.
+    pub(crate) fn is_claimed(&self, now: Timestamp) -> bool {
+        self.item.as_ref().is_some_and(|item| {
+            item.state == ItemState::Available && item.claimed_until.is_some_and(|until| until > now)
+        })
     }
 
     fn finished(&self) -> Placement {

@@ -280,6 +280,27 @@ fn an_expired_message_is_not_handed_out() {
 }
 
 #[test]
+fn what_was_taken_in_time_may_be_finished() {
+    let mut metadata = plain();
+    metadata["expiresAt"] = at(10).to_string().into();
+    let take =
+        |until| Input::Take { account: "department".parse().unwrap(), face: Face::Xta, until: at(until) };
+    let route = route(ChannelKind::Mailbox);
+    let offered = run(accepted(metadata, Some(&route)), vec![(Input::Sealed(seal()), 1)]).0;
+    let (taken, _) = run(offered.clone(), vec![(take(30), 5)]);
+    assert_eq!(taken.alarm(), Some(at(30)));
+    assert_eq!(taken.apply(Input::Due, at(20)).map(|_| ()), Err(Refusal::NotNow));
+    let close = Input::Close { account: "department".parse().unwrap(), face: Face::Xta };
+    assert_eq!(run(taken.clone(), vec![(close, 20)]).0.state, State::Acknowledged);
+    // Taking it again does not put the end off any further.
+    let (again, _) = run(taken, vec![(take(50), 20)]);
+    assert_eq!(again.alarm(), Some(at(30)));
+    assert_eq!(run(again.clone(), vec![(Input::Due, 30)]).0.state, State::Expired);
+    assert_eq!(run(again, vec![(take(60), 30)]).0.state, State::Expired);
+    assert_eq!(run(offered, vec![(take(40), 10)]).0.state, State::Expired);
+}
+
+#[test]
 fn not_before_delays_the_hand_over() {
     let route = route(ChannelKind::Mailbox);
     let mut metadata = plain();

@@ -406,7 +406,12 @@ impl Step {
         }
     }
 
+    /// Its time is over, and nobody has it in hand.
     fn expired(&self) -> bool {
+        self.is_late() && !self.delivery.is_claimed(self.now)
+    }
+
+    fn is_late(&self) -> bool {
         self.delivery.expires_at.is_some_and(|end| end <= self.now)
     }
 
@@ -562,8 +567,8 @@ impl Step {
     }
 
     fn lease(&mut self, lease: LeaseId, account: AccountName, until: Timestamp) -> Result<(), Refusal> {
-        let now = self.now;
-        if self.available()?.claimed_until.is_some_and(|until| until > now) {
+        self.available()?;
+        if self.delivery.is_claimed(self.now) {
             return Err(Refusal::NotNow);
         }
         if self.expired() {
@@ -582,7 +587,11 @@ impl Step {
             self.expire();
             return Ok(());
         }
-        self.hand_over()?.claimed_until = Some(until);
+        let late = self.is_late();
+        let item = self.hand_over()?;
+        if !late {
+            item.claimed_until = Some(until);
+        }
         let attempt = self.delivery.attempts;
         // A reader that comes again and again leaves fewer and fewer lines.
         if attempt.is_power_of_two() {

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use amtsbote_core::delivery::{DeadHead, FailureClass, Order, Refusal, RetryPolicy, State};
+use amtsbote_core::delivery::{DeadHead, Face, FailureClass, Order, Refusal, RetryPolicy, State};
 use amtsbote_core::engine::{DestinationPolicy, EngineOptions, NOTICE_TYPE, Policies};
 use amtsbote_core::hold::HoldKey;
+use amtsbote_core::mailbox::MailboxError;
 use amtsbote_core::message::Priority;
 use amtsbote_core::operations::{Action, Bulk, BulkProblem, DeadFilter, JobState, OperationError};
 use amtsbote_core::port::{MessageStore, NoteKind};
@@ -474,4 +475,23 @@ async fn nothing_is_handed_over_before_its_time_also_when_it_goes_another_way() 
     assert_eq!((moved.state.as_str(), lab.lease().await.len()), ("waiting", 0));
     lab.run(HOUR).await;
     assert_eq!(lab.lease().await, [id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_never_closes_does_not_fill_the_journal() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default()).await;
+    let id = lab.accept("one", ChannelKind::Mailbox).await;
+    lab.run(Duration::from_secs(1)).await;
+    let take = || lab.mailboxes.take(&lab.department, id, Face::Xta);
+    for _ in 0..64 {
+        drop(take().await.unwrap());
+    }
+    let noted = lab.store.head(id).await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(take().await.unwrap().message.id, id);
+    }
+    assert_eq!(lab.store.head(id).await.unwrap(), noted);
+    let closed = lab.mailboxes.close(&lab.department, &BTreeSet::from([id]), Face::Xta).await;
+    assert!(closed.is_ok() && lab.state(id).await == State::Acknowledged);
+    assert!(matches!(take().await, Err(MailboxError::Refused(Refusal::Finished))));
 }
