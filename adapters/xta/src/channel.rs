@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::io;
 
 use amtsbote_core::delivery::{FailureClass, Proof};
-use amtsbote_core::message::PartNumber;
+use amtsbote_core::message::{CarriedKind, Message, PartNumber};
 use amtsbote_core::port::{Channel, DeliveryOutcome, Handover, PartReader, StoreError};
 use amtsbote_core::route::{ChannelKind, Endpoint};
-use amtsbote_soap::Name;
+use amtsbote_soap::{Element, Name, XmlLimits};
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use futures::{StreamExt as _, stream};
@@ -18,7 +18,8 @@ use futures::{StreamExt as _, stream};
 use crate::client::{CallError, ContentStream, RemoteFault, XtaClient};
 use crate::content::{ContentError, Spool, container};
 use crate::mapping::{View, order_for, wants_root};
-use crate::metadata::{Added, identifier, party};
+use crate::metadata::{Added, MetaData, identifier, party};
+use crate::names::META;
 
 /// A configured server.
 pub struct XtaServer {
@@ -88,12 +89,12 @@ impl Channel for XtaChannel {
             size: message.payload_size(),
             ..Added::default()
         };
-        let (id, metadata) = (order.message_id.clone(), order.write(&added));
-        let sent = server.client.send(metadata, container(message), contents, &mut Spool::none()).await;
+        let headers = [order.write(&added)].into_iter().chain(tokens(message).await).collect();
+        let sent = server.client.send(headers, container(message), contents, &mut Spool::none()).await;
         match sent {
             Ok(()) => DeliveryOutcome::Delivered(Proof(format!("accepted by XTA server {name}"))),
             Err(CallError::Fault(RemoteFault { number: 9024, .. })) => {
-                taken(server, name, handover, &id).await
+                taken(server, name, handover, &order, added.size).await
             }
             Err(error) => failure(&error),
         }
@@ -101,21 +102,45 @@ impl Channel for XtaChannel {
 }
 
 /// The id is taken. By an earlier attempt of ours the message is there; otherwise somebody else uses the id.
-async fn taken(server: &XtaServer, name: &str, handover: &Handover, id: &str) -> DeliveryOutcome {
-    if !handover.redelivered() {
+async fn taken(
+    server: &XtaServer,
+    name: &str,
+    handover: &Handover,
+    order: &MetaData,
+    size: u64,
+) -> DeliveryOutcome {
+    let other = || {
         let detail = "the server knows the MessageID from another order";
-        return DeliveryOutcome::failed(FailureClass::Permanent, "id-taken", detail);
+        DeliveryOutcome::failed(FailureClass::Permanent, "id-taken", detail)
+    };
+    if !handover.redelivered() {
+        return other();
     }
-    match server.client.is_known(id, &mut Spool::none()).await {
-        Ok(true) => {
+    match server.client.report(&order.message_id, &mut Spool::none()).await {
+        Ok(Some(reported)) if is_ours(&reported, order, size) => {
             DeliveryOutcome::Delivered(Proof(format!("accepted by XTA server {name}, at an earlier attempt")))
         }
-        Ok(false) => {
-            let detail = "the server knows the MessageID from another order";
-            DeliveryOutcome::failed(FailureClass::Permanent, "id-taken", detail)
-        }
+        Ok(_) => other(),
         Err(error) => failure(&error),
     }
+}
+
+/// Whether an order that a server reports is the one that was sent to it, as far as a report tells.
+fn is_ours(reported: &Element, sent: &MetaData, size: u64) -> bool {
+    let reported_size = reported.text_of(META, "MsgSize").and_then(|size| size.parse::<u64>().ok());
+    let Ok((reported, _)) = MetaData::read(reported) else { return false };
+    let parties = |order: &MetaData| {
+        (identifier(&order.author), identifier(&order.reader), order.reply_to.as_ref().map(identifier))
+    };
+    parties(&reported) == parties(sent)
+        && reported.service == sent.service
+        && reported_size.is_none_or(|reported| reported == size || reported == 0)
+}
+
+/// Certificates the author gave the reader.
+async fn tokens(message: &Message) -> Option<Element> {
+    let tokens = message.carried(CarriedKind::XtaTokens)?;
+    amtsbote_soap::parse(tokens.as_bytes(), XmlLimits::default()).await.ok()
 }
 
 /// The name of the document's root element, if that tells the type of the message.
@@ -163,7 +188,12 @@ fn failure(error: &CallError<ContentError>) -> DeliveryOutcome {
         CallError::Fault(fault) => classify(fault),
         CallError::Status { status, .. } => match *status {
             StatusCode::PAYLOAD_TOO_LARGE => (FailureClass::Permanent, "too-large"),
-            StatusCode::REQUEST_TIMEOUT => (FailureClass::Transient, "status"),
+            StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::TOO_MANY_REQUESTS => (FailureClass::Destination, "status"),
+            // Perhaps only this message is what it does not like.
+            status if status.is_client_error() => (FailureClass::Transient, "status"),
             _ => (FailureClass::Destination, "status"),
         },
         CallError::Answer(_) | CallError::Unexpected => (FailureClass::Transient, "outcome-unknown"),
@@ -207,6 +237,7 @@ fn classify(fault: &RemoteFault) -> (FailureClass, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::ADDRESSING;
 
     #[test]
     fn every_number_has_its_class() {
@@ -230,5 +261,56 @@ mod tests {
         assert_eq!(class("Sender", "XTAWSTechnicalProblemException", 0), FailureClass::Transient);
         assert_eq!(class("Receiver", "", 0), FailureClass::Transient);
         assert_eq!(class("Sender", "", 0), FailureClass::Permanent);
+    }
+
+    /// An order as a server reports it.
+    fn reported(author: &str, reader: &str, service: &str, size: &str) -> Element {
+        let inside = |name: &str, text: &str| Element::new(META, name).with_text(text);
+        let code = Element::new("", "code").with_text("0401");
+        let kind = Element::new(META, "MessageType").with_attribute("payloadSchema", "urn:schema").with(code);
+        let id = Element::new(ADDRESSING, "MessageID").with_text("urn:de:xta:messageid:test:1");
+        Element::new(META, "MessageMetaData")
+            .with(Element::new(META, "Originators").with(party("Author", author, None)))
+            .with(Element::new(META, "Destinations").with(party("Reader", reader, None)))
+            .with(Element::new(META, "MsgIdentification").with(id))
+            .with(Element::new(META, "Qualifier").with(inside("Service", service)).with(kind))
+            .with(inside("MsgSize", size))
+    }
+
+    #[test]
+    fn an_id_is_ours_if_the_reported_order_is() {
+        let (sent, _) = MetaData::read(&reported("ags:1", "ags:2", "urn:a", "7")).unwrap();
+        for (author, reader, service, size, expected) in [
+            ("ags:1", "ags:2", "urn:a", "7", true),
+            ("ags:1", "ags:2", "urn:a", "0", true),
+            ("ags:9", "ags:2", "urn:a", "7", false),
+            ("ags:1", "ags:9", "urn:a", "7", false),
+            ("ags:1", "ags:2", "urn:b", "7", false),
+            ("ags:1", "ags:2", "urn:a", "8", false),
+        ] {
+            let ours = is_ours(&reported(author, reader, service, size), &sent, 7);
+            assert_eq!(ours, expected, "{author} {reader} {service} {size}");
+        }
+        assert!(!is_ours(&Element::new(META, "MessageMetaData"), &sent, 7), "unreadable");
+    }
+
+    #[test]
+    fn a_status_without_soap_has_its_class() {
+        for (status, expected) in [
+            (400, FailureClass::Transient),
+            (401, FailureClass::Destination),
+            (404, FailureClass::Destination),
+            (408, FailureClass::Transient),
+            (413, FailureClass::Permanent),
+            (415, FailureClass::Transient),
+            (429, FailureClass::Destination),
+            (502, FailureClass::Destination),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            match failure(&CallError::Status { status, retry_after: None }) {
+                DeliveryOutcome::Failed { class, .. } => assert_eq!(class, expected, "{status}"),
+                DeliveryOutcome::Delivered(_) => panic!("{status} is no delivery"),
+            }
+        }
     }
 }

@@ -22,9 +22,12 @@ use uuid::Uuid;
 
 use crate::content::shape;
 use crate::metadata::party;
-use crate::names::{ADDRESSING, META, OSCI, PREFIXES};
+use crate::names::{ADDRESSING, META, OSCI, PREFIXES, XTA};
 use crate::operation::{Operation, Port};
 use crate::send::is_carried;
+
+/// Answers may be larger than requests: lists repeat the metadata of many orders.
+const ANSWER_LIMITS: XmlLimits = XmlLimits { depth: 64, attributes: 1_000, value: 1 << 20, markup: 16 << 20 };
 
 /// Content that is being sent.
 pub type ContentStream = BoxStream<'static, io::Result<Bytes>>;
@@ -115,8 +118,8 @@ pub struct Fetched {
 pub struct Listed {
     /// MessageIDs, in the server's order.
     pub ids: Vec<String>,
-    /// Whether there are more.
-    pub more: bool,
+    /// The iterator that knows more, if there is more.
+    pub next: Option<String>,
 }
 
 /// A server as one of its accounts.
@@ -145,36 +148,40 @@ impl XtaClient {
         Uuid::from_bytes(bytes)
     }
 
-    /// Hands an order in. The metadata is written as it is; contents are those its container numbers.
+    /// Hands an order in. Metadata and the other header blocks are written as they are; contents are those the container numbers.
     ///
     /// # Errors
-    /// See [`CallError`]; after [`CallError::Unknown`] ask [`Self::is_known`] before sending again.
+    /// See [`CallError`]; after [`CallError::Unknown`] ask for the [report](Self::report) before sending again.
     pub async fn send<K: ContentSink>(
         &self,
-        metadata: Element,
+        headers: Vec<Element>,
         container: Element,
         contents: Vec<(String, ContentStream)>,
         sink: &mut K,
     ) -> Result<(), CallError<K::Error>> {
         let operation = Operation::SendMessage;
-        self.call(Port::Send, operation, vec![metadata], Some(container), contents, sink).await.map(drop)
+        self.call(Port::Send, operation, headers, Some(container), contents, sink).await.map(drop)
     }
 
-    /// Whether the server has an order of the account with this id.
+    /// The order of the account with this id as the server reports it; nothing if it has none.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn is_known<K: ContentSink>(
+    pub async fn report<K: ContentSink>(
         &self,
         id: &str,
         sink: &mut K,
-    ) -> Result<bool, CallError<K::Error>> {
+    ) -> Result<Option<Element>, CallError<K::Error>> {
         let body = Element::new(ADDRESSING, "MessageID").with_text(id);
         let operation = Operation::GetTransportReport;
         match self.call(Port::Management, operation, vec![self.author()], Some(body), Vec::new(), sink).await
         {
-            Ok(_) => Ok(true),
-            Err(CallError::Fault(RemoteFault { number: 9070, .. })) => Ok(false),
+            Ok(reply) => {
+                let report = reply.body.filter(|body| body.is(XTA, "TransportReport"));
+                let order = report.and_then(|report| report.child(META, "MessageMetaData").cloned());
+                order.map(Some).ok_or(CallError::Unexpected)
+            }
+            Err(CallError::Fault(RemoteFault { number: 9070, .. })) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -191,7 +198,28 @@ impl XtaClient {
         let body = Element::new(OSCI, "MsgBoxStatusListRequest")
             .with_attribute("maxListItems", most.to_string())
             .with_attribute("ListForm", "MessageMetaData");
-        let operation = Operation::GetStatusList;
+        self.page(Operation::GetStatusList, body, sink).await
+    }
+
+    /// Goes on with a list.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn list_next<K: ContentSink>(
+        &self,
+        iterator: &str,
+        sink: &mut K,
+    ) -> Result<Listed, CallError<K::Error>> {
+        let body = Element::new(OSCI, "MsgBoxGetNextRequest").with_attribute("MsgBoxRequestID", iterator);
+        self.page(Operation::GetNextStatusList, body, sink).await
+    }
+
+    async fn page<K: ContentSink>(
+        &self,
+        operation: Operation,
+        body: Element,
+        sink: &mut K,
+    ) -> Result<Listed, CallError<K::Error>> {
         let reply =
             self.call(Port::MsgBox, operation, vec![self.author()], Some(body), Vec::new(), sink).await?;
         let list = reply.body.filter(|body| body.is(OSCI, "MsgStatusList")).ok_or(CallError::Unexpected)?;
@@ -199,10 +227,13 @@ impl XtaClient {
             let inside = entry.child(META, "MsgIdentification").unwrap_or(entry);
             inside.text_of(ADDRESSING, "MessageID")
         };
-        let pending = reply.headers.iter().find(|one| one.element.is(OSCI, "MsgBoxResponse"));
-        let pending = pending.and_then(|one| one.element.text_of(OSCI, "ItemsPending"));
-        let more = pending.and_then(|text| text.parse::<u64>().ok()).is_some_and(|pending| pending > 0);
-        Ok(Listed { ids: list.children().filter_map(id).collect(), more })
+        let response =
+            reply.headers.iter().map(|one| &one.element).find(|one| one.is(OSCI, "MsgBoxResponse"));
+        let next = response.and_then(|response| {
+            let pending: u64 = response.text_of(OSCI, "ItemsPending")?.parse().ok()?;
+            response.attribute("MsgBoxRequestID").filter(|_| pending > 0).map(str::to_owned)
+        });
+        Ok(Listed { ids: list.children().filter_map(id).collect(), next })
     }
 
     /// Fetches an order without acknowledging it.
@@ -323,7 +354,7 @@ async fn read_answer<K: ContentSink>(answer: Streamed, sink: &mut K) -> Result<R
         let retry_after = text("retry-after").and_then(|seconds| seconds.parse().ok());
         return Err(CallError::Status { status, retry_after });
     };
-    let reader = MessageReader::open(transport, answer.body, XmlLimits::default(), sink).await;
+    let reader = MessageReader::open(transport, answer.body, ANSWER_LIMITS, sink).await;
     let mut reader = reader.map_err(CallError::Answer)?;
     let headers = reader.headers(is_carried).await.map_err(CallError::Answer)?;
     let body = reader.body(shape, sink).await.map_err(CallError::Answer)?.into_iter().next();

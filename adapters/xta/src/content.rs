@@ -1,8 +1,8 @@
 //! Content of orders on its way between SOAP and the store. It streams; only sizes and digests are kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use amtsbote_core::message::{CarriedKind, Message, Part, Sha256Digest};
+use amtsbote_core::message::{Message, Part, Sha256Digest};
 use amtsbote_core::port::{PayloadWriter, Staged, StoreError};
 use amtsbote_soap::{Content, ContentSink, Element, Name, Shape};
 use async_trait::async_trait;
@@ -14,6 +14,10 @@ use crate::names::{XENC, XTA};
 
 /// Media type of content that only the reader can open.
 pub(crate) const ENCRYPTED: &str = "application/xenc+xml";
+/// Attribute of content that came as an element whose XML was looked at, and goes on as it is. No client can set it.
+const ELEMENT: &str = "element";
+/// Bytes that are around the encrypted content in its element.
+const ENVELOPE: u64 = 1 << 20;
 /// Attachments of one message.
 const ATTACHMENTS_MAX: usize = 1_000;
 /// Longest attribute or name that is kept.
@@ -56,7 +60,7 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    /// Takes up to `limit` bytes.
+    /// Takes up to `limit` bytes. Encrypted content is base64 inside, and may be longer by that.
     pub(crate) fn new(writer: Box<dyn PayloadWriter>, limit: u64) -> Self {
         Self { writer: Some(writer), limit, total: 0, pieces: Vec::new() }
     }
@@ -68,9 +72,15 @@ impl Spool {
 
     /// The payload and its parts: the document, then attachments.
     pub(crate) async fn finish(self, order: Order) -> Result<(Vec<Part>, Staged), Refused> {
+        let encrypted = order.0.iter().any(|one| one.attributes.contains_key(ELEMENT));
+        if !encrypted && self.total > self.limit {
+            return Err(ErrorCode::TooLarge.into());
+        }
         let mut parts = Vec::with_capacity(order.0.len());
+        let mut used = BTreeSet::new();
         for one in order.0 {
-            let piece = self.pieces.get(one.number).ok_or(ErrorCode::Internal)?;
+            let piece =
+                self.pieces.get(one.number).filter(|_| used.insert(one.number)).ok_or(ErrorCode::Internal)?;
             let sha256 = Sha256Digest::from(piece.hasher.clone());
             let (offset, size) = (piece.offset, piece.size);
             let Described { name, media_type, attributes, .. } = one;
@@ -98,7 +108,7 @@ impl ContentSink for Spool {
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), ContentError> {
         let length = bytes.len() as u64;
-        if self.total + length > self.limit {
+        if self.total + length > self.limit.saturating_add(self.limit / 3 + ENVELOPE) {
             return Err(ContentError::TooLarge);
         }
         self.total += length;
@@ -136,7 +146,8 @@ impl Order {
         if inner.is(XENC, "EncryptedData") {
             let number = inner.binary().ok_or(wrong(ErrorCode::WrongParameters, "EncryptedData"))?;
             let name = Some("encrypted.xml".to_owned());
-            let (media_type, attributes) = (ENCRYPTED.to_owned(), BTreeMap::new());
+            let attributes = BTreeMap::from([(ELEMENT.to_owned(), "EncryptedData".to_owned())]);
+            let media_type = ENCRYPTED.to_owned();
             return Ok(Self(vec![Described { number, name, media_type, attributes }]));
         }
         if !inner.is(XTA, "ContentContainer") {
@@ -144,6 +155,9 @@ impl Order {
         }
         let mut described = Vec::new();
         for (n, child) in inner.children().enumerate() {
+            if n > ATTACHMENTS_MAX {
+                return Err(wrong(ErrorCode::WrongParameters, "Attachment"));
+            }
             let expected = if n == 0 { "Message" } else { "Attachment" };
             if !child.is(XTA, expected) {
                 return Err(wrong(ErrorCode::WrongParameters, "ContentContainer"));
@@ -185,8 +199,7 @@ fn clean_name(given: &str) -> String {
 /// Whether the content is an element that came as it is and goes on as it is. What came in another way may look like it, but nobody
 /// has looked at its XML.
 fn is_verbatim(message: &Message) -> bool {
-    let encrypted = message.parts.len() == 1 && message.parts[0].media_type == ENCRYPTED;
-    encrypted && message.parts[0].attributes.is_empty() && message.carried(CarriedKind::XtaMetadata).is_some()
+    matches!(message.parts.as_slice(), [only] if only.attributes.contains_key(ELEMENT))
 }
 
 /// A language tag as the schema has it.

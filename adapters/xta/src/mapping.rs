@@ -52,10 +52,11 @@ pub(crate) fn own_id(id: MessageId) -> String {
     format!("{OWN_ID}{}", id.uuid().as_hyphenated())
 }
 
-/// The message an id of [`own_id`]'s form names. Ids compare without regard to case.
+/// The message an id of [`own_id`]'s form names. Ids compare without regard to case, but otherwise each has one spelling.
 pub(crate) fn parse_own_id(id: &str) -> Option<MessageId> {
-    let uuid = id.to_ascii_lowercase().strip_prefix(OWN_ID)?.to_owned();
-    uuid.parse::<MessageId>().ok().filter(|id| id.uuid().get_version_num() == 7)
+    let id = id.to_ascii_lowercase();
+    let parsed = id.strip_prefix(OWN_ID)?.parse::<MessageId>().ok()?;
+    (parsed.uuid().get_version_num() == 7 && own_id(parsed) == id).then_some(parsed)
 }
 
 /// What core needs to know of an order.
@@ -238,7 +239,7 @@ fn from_message(message: &Message, route: Option<&Route>, root: Option<&Name>) -
     };
     let process = [
         metadata.case_id.as_ref().map(|id| Element::new(META, "Requester").with_text(id.as_str())),
-        metadata.process_ref.as_ref().map(|text| Element::new(META, "Responder").with_text(text)),
+        said(metadata.process_ref.as_deref()).map(|text| Element::new(META, "Responder").with_text(text)),
     ];
     let process: Vec<Element> = process.into_iter().flatten().collect();
     MetaData {
@@ -257,10 +258,15 @@ fn from_message(message: &Message, route: Option<&Route>, root: Option<&Name>) -
         process_ref: (!process.is_empty()).then(|| Element::new(META, "ProcessRef").with_all(process)),
         subject: metadata.subject.clone(),
         service: service_uri(message, route),
-        scenario: undefined_scenario(metadata.business_scenario.as_deref().unwrap_or(NO_SCENARIO)),
+        scenario: undefined_scenario(said(metadata.business_scenario.as_deref()).unwrap_or(NO_SCENARIO)),
         message_type: message_type(message, root),
         properties: metadata.area.as_ref().map(area_property),
     }
+}
+
+/// A text that says something.
+fn said(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.trim().is_empty())
 }
 
 fn area_property(area: &AreaKey) -> Element {
@@ -282,13 +288,14 @@ fn service_uri(message: &Message, route: Option<&Route>) -> String {
 
 fn message_type(message: &Message, root: Option<&Name>) -> Element {
     let element = Element::new(META, "MessageType");
-    match (&message.metadata.message_type, root.filter(|root| !root.namespace().is_empty())) {
+    let known = message.metadata.message_type.as_ref();
+    let known = known.filter(|known| is_uri(&known.payload_schema) && said(Some(&known.code)).is_some());
+    match (known, root.filter(|root| !root.namespace().is_empty())) {
         (None, Some(root)) => code(element, LIST_ELEMENT_NAME, "1.0", root.local())
             .with_attribute("payloadSchema", root.namespace()),
         (Some(known), _) => {
             let list = known.list_uri.as_deref().filter(|uri| is_uri(uri)).unwrap_or(LIST_ELEMENT_NAME);
-            let version =
-                known.list_version.as_deref().filter(|version| !version.is_empty()).unwrap_or("1.0");
+            let version = said(known.list_version.as_deref()).unwrap_or("1.0");
             code(element, list, version, &known.code).with_attribute("payloadSchema", &known.payload_schema)
         }
         (None, None) => {
@@ -328,6 +335,10 @@ mod tests {
             None,
             "another version"
         );
+        let braces = "urn:de:xta:messageid:amtsbote:{01890a5d-ac96-774b-bcce-b302099a8057}";
+        assert_eq!(parse_own_id(braces), None, "another spelling");
+        let simple = "urn:de:xta:messageid:amtsbote:01890a5dac96774bbcceb302099a8057";
+        assert_eq!(parse_own_id(simple), None, "another spelling");
         assert_eq!(parse_own_id("urn:de:xta:messageid:andere:01890a5d-ac96-774b-bcce-b302099a8057"), None);
     }
 }

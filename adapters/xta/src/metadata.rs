@@ -299,15 +299,36 @@ fn read_identifier(given: &Element, repairs: &mut Vec<Repair>) -> Option<Element
 /// A party with its identifier; passwords are not carried on.
 fn read_party(given: &Element, repairs: &mut Vec<Repair>) -> Option<Element> {
     let identifier = read_identifier(given.child(META, "Identifier")?, repairs)?;
-    let tokens = given.children_of(META, "SecurityToken").filter(|token| {
-        let known = |local| token.child(SECURITY, local).is_some();
-        let usage = matches!(token.attribute("usage"), Some("AUTHENTICATION" | "ENCRYPTION" | "SIGNATURE"));
-        usage
-            && token.children().count() == 1
-            && (known("BinarySecurityToken") || known("SecurityTokenReference"))
-    });
+    let tokens = given.children_of(META, "SecurityToken").filter_map(read_token);
     let party = Element { content: Vec::new(), attributes: Vec::new(), name: given.name.clone() };
-    Some(party.with(identifier).with_all(tokens.cloned()))
+    Some(party.with(identifier).with_all(tokens))
+}
+
+/// A certificate or a reference to one. Ids are left out: in a list many orders stand in one document.
+fn read_token(given: &Element) -> Option<Element> {
+    let usage = given.attribute("usage").map(str::trim);
+    let usage = usage.filter(|usage| matches!(*usage, "AUTHENTICATION" | "ENCRYPTION" | "SIGNATURE"))?;
+    let inner = given.children().next().filter(|_| given.children().count() == 1)?;
+    let bare = Element { content: Vec::new(), attributes: Vec::new(), name: inner.name.clone() };
+    let inner = if inner.is(SECURITY, "BinarySecurityToken") {
+        let types = ["ValueType", "EncodingType"].into_iter();
+        let types = types.filter(|name| inner.attribute(name).is_some_and(is_uri)).collect::<Vec<_>>();
+        keep_attributes(inner, bare, &types).with_text(inner.text())
+    } else if inner.is(SECURITY, "SecurityTokenReference") {
+        Element { content: inner.content.clone(), ..bare }
+    } else {
+        return None;
+    };
+    let token = Element::new(META, "SecurityToken").with_attribute("usage", usage);
+    let reference = given.attribute("payloadRef").map(str::trim).filter(|name| is_ncname(name));
+    let token = reference.into_iter().fold(token, |token, name| token.with_attribute("payloadRef", name));
+    Some(token.with(inner))
+}
+
+/// A name without a prefix, as far as ASCII goes.
+fn is_ncname(text: &str) -> bool {
+    let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    begins && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
 fn read_other_destinations(given: &Element) -> Option<Element> {
@@ -337,7 +358,14 @@ fn read_receipt_requests(given: &Element) -> Element {
     let markers = markers.into_iter().filter(|name| given.child(META, name).is_some());
     Element::new(META, "ReceiptRequests")
         .with_all(markers.map(|name| Element::new(META, name)))
-        .with_all(given.child(META, "ReceiptTo").cloned())
+        .with_all(given.child(META, "ReceiptTo").and_then(read_endpoint))
+}
+
+/// An address of WS-Addressing, of which only the address is kept.
+fn read_endpoint(given: &Element) -> Option<Element> {
+    let address = given.text_of(ADDRESSING, "Address").filter(|address| is_uri(address))?;
+    let address = Element::new(ADDRESSING, "Address").with_text(address);
+    Some(Element { content: Vec::new(), attributes: Vec::new(), name: given.name.clone() }.with(address))
 }
 
 /// The code of a `KeyCode`, whatever namespace its child has.

@@ -28,6 +28,8 @@ const PAGE_MAX: usize = 500;
 const PAGE_BYTES: usize = 4 << 20;
 /// Ids of one snapshot, at most; what lies behind them is found by the next list.
 const SNAPSHOT_MAX: usize = 10_000;
+/// Messages of one mailbox that a filter looks at.
+const FILTERED_MAX: usize = 20_000;
 /// Reasons why there is nothing.
 const REASONS: &str = "http://www.osci.eu/ws/2008/05/transport/MsgBox/reasons/";
 /// Business scenario of messages that name none.
@@ -93,8 +95,14 @@ impl Selector {
 }
 
 impl Services {
-    /// A message with this id in one of the caller's mailboxes; one that is still offered, if there are several.
-    async fn in_mailbox(&self, caller: &Caller, id: &str) -> Result<StoredMessage, Refused> {
+    /// A message with this id in one of the caller's mailboxes. Authors do not know each other's ids, so there may be several; the one
+    /// of the lowest rank is meant.
+    async fn in_mailbox(
+        &self,
+        caller: &Caller,
+        id: &str,
+        rank: fn(&StoredMessage) -> u8,
+    ) -> Result<StoredMessage, Refused> {
         let mut found = self.mailboxes.find(&caller.account, IdScheme::Xta, id).await?;
         if let Some(own) = parse_own_id(id) {
             match self.mailboxes.open(&caller.account, own).await {
@@ -105,7 +113,7 @@ impl Services {
         }
         let mailboxes = caller.mailboxes();
         found.retain(|one| one.delivery.item.as_ref().is_some_and(|item| mailboxes.contains(&item.mailbox)));
-        found.sort_by_key(|one| !is_offered(one));
+        found.sort_by_key(rank);
         found.into_iter().next().ok_or(ErrorCode::UnknownId.into())
     }
 
@@ -114,7 +122,7 @@ impl Services {
         let mut found = VecDeque::new();
         if !selector.ids.is_empty() {
             for id in &selector.ids {
-                match self.in_mailbox(caller, id).await {
+                match self.in_mailbox(caller, id, to_fetch).await {
                     Ok(stored) if is_offered(&stored) && selector.fits(&stored).await => {
                         found.push_back(stored.message.id);
                     }
@@ -137,9 +145,10 @@ impl Services {
         selector: &Selector,
         found: &mut VecDeque<MessageId>,
     ) -> Result<(), Refused> {
-        let mut after = None;
-        while found.len() < SNAPSHOT_MAX {
+        let (mut after, mut looked_at) = (None, 0);
+        while found.len() < SNAPSHOT_MAX && looked_at < FILTERED_MAX {
             let places = self.mailboxes.look(&caller.account, mailbox, after, PAGE_MAX).await?;
+            looked_at += if selector.is_plain() { 0 } else { places.len() };
             for place in &places {
                 if selector.is_plain() {
                     found.push_back(place.id);
@@ -316,7 +325,7 @@ impl Services {
     pub(crate) async fn close(&self, caller: &Caller, request: &Element) -> Result<Answer, Refused> {
         let mut ids = BTreeSet::new();
         for received in request.children_of(OSCI, "LastMsgReceived") {
-            ids.insert(self.in_mailbox(caller, &received.text()).await?.message.id);
+            ids.insert(self.in_mailbox(caller, &received.text(), to_close).await?.message.id);
         }
         self.mailboxes.close(&caller.account, &ids, Face::Xta).await?;
         if let Some(id) = request.attribute("MsgBoxRequestID") {
@@ -330,6 +339,24 @@ impl Services {
 fn is_offered(stored: &StoredMessage) -> bool {
     let item = stored.delivery.item.as_ref();
     stored.delivery.held.is_none() && item.is_some_and(|item| item.state == ItemState::Available)
+}
+
+/// Which of several messages with one id is fetched: one that is offered.
+fn to_fetch(stored: &StoredMessage) -> u8 {
+    u8::from(!is_offered(stored))
+}
+
+/// Which of several messages with one id is closed: one that was fetched, else one that is closed already, so that a repeated close
+/// does not close what nobody has seen.
+fn to_close(stored: &StoredMessage) -> u8 {
+    let item = stored.delivery.item.as_ref();
+    let fetched = item.is_some_and(|item| item.first_fetched_at.is_some());
+    match item.map(|item| &item.state) {
+        Some(ItemState::Available) if fetched => 0,
+        Some(ItemState::Acknowledged { .. }) => 1,
+        Some(ItemState::Available) => 2,
+        Some(ItemState::Leased { .. } | ItemState::Gone) | None => 3,
+    }
 }
 
 fn response(id: &str) -> Element {

@@ -75,48 +75,47 @@ impl Poller {
         }
     }
 
-    /// Fetches everything that is there now.
+    /// Fetches everything that is there now, page after page.
     async fn look(&self) {
-        let mut left = 0;
+        let mut listed = self.client.list(PAGE, &mut Spool::none()).await;
         loop {
-            let listed = match self.client.list(left + PAGE, &mut Spool::none()).await {
-                Ok(listed) => listed,
+            let page = match listed {
+                Ok(page) => page,
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(server = self.name, error, "A remote mailbox cannot be listed.");
                     return;
                 }
             };
-            let (count, more) = (listed.ids.len(), listed.more);
-            let mut stayed = 0;
-            for id in listed.ids {
-                if let Err(reason) = self.fetch(&id).await {
-                    stayed += 1;
+            for id in &page.ids {
+                if let Err(reason) = self.fetch(id).await {
                     tracing::warn!(server = self.name, reason = %describe(&reason), "An order stays in a remote mailbox.");
                     if matches!(reason, Left::Call(CallError::Unreachable(_) | CallError::Unknown(_))) {
                         return;
                     }
                 }
             }
-            // Those that stay are listed again, before what follows them.
-            if !more || count == stayed && count <= left {
-                return;
-            }
-            left = stayed;
+            // A server that announces more and then shows nothing is asked again at the next look.
+            let Some(next) = page.next.filter(|_| !page.ids.is_empty()) else { return };
+            listed = self.client.list_next(&next, &mut Spool::none()).await;
         }
     }
 
     async fn fetch(&self, id: &str) -> Result<(), Left> {
         let mut spool = Spool::new(self.store.stage().await?, self.most);
         let fetched = self.client.fetch(id, &mut spool).await.map_err(Left::Call)?;
-        let submission = self.submission(fetched, spool).await?;
+        let submission = self.submission(id, fetched, spool).await?;
         // New or fetched before: either way it is safe here.
         let (Admission::New(_) | Admission::Repeated(_)) = self.intake.accept(submission, &nothing).await?;
         self.client.close(&[id.to_owned()], &mut Spool::none()).await.map_err(Left::Call)
     }
 
-    async fn submission(&self, fetched: Fetched, spool: Spool) -> Result<Submission, Refused> {
+    async fn submission(&self, id: &str, fetched: Fetched, spool: Spool) -> Result<Submission, Refused> {
         let (order, _) = MetaData::read(&fetched.metadata.element)?;
+        // Whoever sends another order than was asked for would have the one that was asked for closed.
+        if !order.message_id.eq_ignore_ascii_case(id) {
+            return Err(wrong(ErrorCode::WrongParameters, "MessageID"));
+        }
         let sender = identifier(&order.author).parse();
         let sender = sender.map_err(|_| wrong(ErrorCode::WrongParameters, "Author"))?;
         let understood = understand_from(&order, sender, None)?;

@@ -226,8 +226,17 @@ async fn encrypted_content_stays_as_it_is() {
     list(&department, 1).await;
     let fetched = department.soap("getMessage", "", &fetch(order.id)).await.ok();
     assert_eq!(fetched.text("CipherValue"), STANDARD.encode("Beispiel"));
-    let (_, messages) = (lab.client("portal"), portal.get("/v1/submissions").await.json);
+    drop(department.soap("close", "", &close("x", &[order.id])).await.ok());
+    let messages = portal.get("/v1/submissions").await.json;
     assert_eq!(messages["submissions"].as_array().unwrap().len(), 2);
+    // What only calls itself encrypted is content like any other.
+    let order = Order::new("urn:de:xta:messageid:fv:enc3");
+    let posing = content(b"</osci:x>", &[]).replace("application/xml", "application/xenc+xml");
+    let posing = posing.replace(" filename=\"antrag.xml\" encoding=\"UTF-8\"", "");
+    drop(portal.soap("sendMessage", &order.header(), &posing).await.ok());
+    list(&department, 1).await;
+    let fetched = department.soap("getMessage", "", &fetch(order.id)).await.ok();
+    assert_eq!(STANDARD.decode(fetched.text("Message")).unwrap(), b"</osci:x>");
     lab.recorded_answers_are_valid();
 }
 

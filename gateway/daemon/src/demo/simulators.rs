@@ -235,7 +235,7 @@ impl World {
             content("application/pdf", documents::pdf(application)),
         ];
         let client = self.xta_client(XTA_PORTAL, &self.xta_author)?;
-        let sent = client.send(order.metadata(), container, contents, &mut InMemory::new(0)).await;
+        let sent = client.send(vec![order.metadata()], container, contents, &mut InMemory::new(0)).await;
         sent.map_err(|error| problem(XTA_PORTAL, error.to_string()))?;
         self.tell(application, " by XTA");
         Ok(())
