@@ -55,6 +55,11 @@ pub(crate) fn intake(error: IntakeError) -> Problem {
             "idempotency-conflict",
             "The Idempotency-Key was used for other content",
         ),
+        IntakeError::OnlyAsynchronous | IntakeError::RouteOpen => Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "no-route",
+            "The recipient does not answer at once",
+        ),
         IntakeError::Store(error) => store(&error),
     }
 }

@@ -12,12 +12,13 @@ use jiff::Timestamp;
 use crate::delivery::{Delivery, Event, EventKind, FailureReason};
 use crate::id::{MessageId, MessageIdSource};
 use crate::key::{AreaKey, PartyId};
+use crate::mailbox::add;
 use crate::message::{Carried, ExternalId, IntakeKey, Message, Metadata, Part, Sha256Digest, content_digest};
 use crate::port::{
     Acceptance, Accepted, Clock, DuplicateOf, Entropy, IntakeOutcome, MessageStore, Observation, Observer,
     Staged, StoreError,
 };
-use crate::route::{LookupRequest, OutcomeKind, Resolution, Route, Router};
+use crate::route::{ChannelKind, LookupRequest, OutcomeKind, Resolution, Route, Router};
 use crate::wake::Wake;
 
 /// What a face hands in after it has received everything.
@@ -117,6 +118,12 @@ pub enum IntakeError {
     /// The key was used for other content.
     #[error("the key was used for other content, message {0}")]
     Conflict(MessageId),
+    /// Its sender wants to wait for the answer, but its way cannot be found now.
+    #[error("the way cannot be found now")]
+    RouteOpen,
+    /// Its sender wants to wait for the answer, and nothing on its way answers at once.
+    #[error("the recipient does not answer at once")]
+    OnlyAsynchronous,
     /// The store cannot take it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -179,13 +186,39 @@ impl Intake {
         submission: Submission,
         render: RenderAnswer<'_>,
     ) -> Result<Admission, IntakeError> {
+        self.accept_in(submission, None, render).await
+    }
+
+    /// Accepts a submission whose sender waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Self::accept`], and [`IntakeError::OnlyAsynchronous`].
+    pub(crate) async fn accept_exchange(
+        &self,
+        submission: Submission,
+        exchange: Exchange<'_>,
+    ) -> Result<Admission, IntakeError> {
+        self.accept_in(submission, Some(exchange), &|_, _, _| Bytes::new()).await
+    }
+
+    async fn accept_in(
+        &self,
+        submission: Submission,
+        exchange: Option<Exchange<'_>>,
+        render: RenderAnswer<'_>,
+    ) -> Result<Admission, IntakeError> {
         let started = self.clock.now();
-        let result = self.admit(submission, started, render).await;
+        let result = self.admit(submission, exchange, started, render).await;
         let outcome = match &result {
             Ok(Admission::New(_)) => IntakeOutcome::Accepted,
             Ok(Admission::Repeated(_)) => IntakeOutcome::Duplicate,
             Err(IntakeError::Conflict(_)) => IntakeOutcome::Conflict,
-            Err(IntakeError::Metadata(_) | IntakeError::Refused(_)) => IntakeOutcome::Refused,
+            Err(
+                IntakeError::Metadata(_)
+                | IntakeError::Refused(_)
+                | IntakeError::OnlyAsynchronous
+                | IntakeError::RouteOpen,
+            ) => IntakeOutcome::Refused,
             Err(IntakeError::Store(_)) => IntakeOutcome::Failed,
         };
         let elapsed = self.clock.now().duration_since(started).unsigned_abs();
@@ -196,11 +229,16 @@ impl Intake {
     async fn admit(
         &self,
         submission: Submission,
+        exchange: Option<Exchange<'_>>,
         now: Timestamp,
         render: RenderAnswer<'_>,
     ) -> Result<Admission, IntakeError> {
         let content = content_digest(&submission.metadata, &submission.canonical, &submission.parts);
-        let route = match self.examine(&submission, now).await {
+        let examined = match self.examine(&submission, now).await {
+            Ok(route) => check_exchange(route, exchange, &submission.metadata, now),
+            Err(refusal) => Err(refusal),
+        };
+        let route = match examined {
             Ok(route) => route,
             // A duplicate stays a duplicate even if it would be refused today.
             Err(refusal) => {
@@ -222,6 +260,10 @@ impl Intake {
         });
         let (delivery, events) = first_state(&message, route.as_deref().map_err(String::as_str), now);
         let delivery = delivery.warned_before(self.deadline_warning);
+        let delivery = match exchange {
+            Some(exchange) => delivery.answered_until(add(now, exchange.within)),
+            None => delivery,
+        };
         let answer = render(&message, &delivery, route.as_deref().ok());
         let acceptance = Acceptance {
             key: submission.key,
@@ -270,6 +312,34 @@ impl Intake {
             }
             (None, _) => Err(IntakeError::Refused(Box::new(resolution))),
         }
+    }
+}
+
+/// How a sender waits for the answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exchange<'a> {
+    /// For so long.
+    pub(crate) within: Duration,
+    /// What answers at once.
+    pub(crate) channels: &'a [ChannelKind],
+}
+
+/// Only what can go at once, to somebody who answers at once, can be waited for.
+fn check_exchange(
+    route: Result<Box<Route>, String>,
+    exchange: Option<Exchange<'_>>,
+    metadata: &Metadata,
+    now: Timestamp,
+) -> Result<Result<Box<Route>, String>, IntakeError> {
+    let Some(exchange) = exchange else { return Ok(route) };
+    if metadata.not_before.is_some_and(|start| start > now) {
+        let problem = "a message whose sender waits for the answer cannot wait itself";
+        return Err(IntakeError::Metadata(MetadataProblem { field: "notBefore", problem }));
+    }
+    match route {
+        Ok(route) if exchange.channels.contains(&route.destination.channel) => Ok(Ok(route)),
+        Ok(_) => Err(IntakeError::OnlyAsynchronous),
+        Err(_) => Err(IntakeError::RouteOpen),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod audit;
 pub mod control;
 pub mod delivery;
 pub mod engine;
+pub mod exchange;
 pub mod hold;
 pub mod id;
 pub mod intake;

@@ -10,7 +10,9 @@ mod observe;
 mod seal;
 mod store;
 
-pub use channel::{Channel, DeliveryOutcome, Handover, HandoverPart};
+pub use channel::{
+    Channel, DeliveryOutcome, ExchangeOutcome, Exchanger, Handover, HandoverPart, InstantAnswer,
+};
 pub use clock::Clock;
 pub use directory::{Directory, DirectoryAnswer, DirectoryRecord, DirectoryUnavailable, ServiceQuery};
 pub use entropy::Entropy;

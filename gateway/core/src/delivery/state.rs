@@ -10,7 +10,7 @@ use crate::hold::HoldKey;
 use crate::id::LeaseId;
 use crate::key::{AccountName, CaseId, OrderingKey, PartyId};
 use crate::message::{Message, Priority};
-use crate::route::{Destination, OutcomeKind, Route};
+use crate::route::{ChannelKind, Destination, OutcomeKind, Route};
 
 /// Where a message stands. The JSON form is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +121,16 @@ pub enum DeadReason {
         /// What is wrong.
         last: FailureReason,
     },
+    /// Its sender waited for the answer, and there is none: the recipient does not have it, or refused it.
+    SyncFailed {
+        /// What went wrong.
+        last: FailureReason,
+    },
+    /// Its sender waited for the answer; nobody knows whether the recipient has it.
+    SyncUnknown {
+        /// What went wrong.
+        last: FailureReason,
+    },
 }
 
 impl DeadReason {
@@ -130,7 +140,9 @@ impl DeadReason {
             Self::Permanent { last }
             | Self::AttemptsExhausted { last }
             | Self::TooOld { last }
-            | Self::Damaged { last } => last,
+            | Self::Damaged { last }
+            | Self::SyncFailed { last }
+            | Self::SyncUnknown { last } => last,
         }
     }
 }
@@ -294,6 +306,10 @@ pub struct Delivery {
     /// Whether the payload is gone after its retention.
     #[serde(default)]
     pub stripped: bool,
+    /// Its sender waits for the answer until then: it is handed over once, by whoever accepted it, and never again. The engine only
+    /// ends it when that is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange_until: Option<Timestamp>,
 }
 
 /// Which queue of the store a delivery stands in; a pure function of the delivery.
@@ -373,7 +389,23 @@ impl Delivery {
             put_off: false,
             item: None,
             stripped: false,
+            exchange_until: None,
         }
+    }
+
+    /// Its sender waits for the answer until then. It stands in no line.
+    #[must_use]
+    pub fn answered_until(mut self, until: Timestamp) -> Self {
+        (self.exchange_until, self.line) = (Some(until), None);
+        self
+    }
+
+    /// An answer that went back to a sender who waited for it: it is where it belongs.
+    #[must_use]
+    pub fn handed_back(mut self, to: PartyId) -> Self {
+        self.destination = Some(Destination { organization: to, channel: ChannelKind::Mailbox });
+        (self.state, self.attempts) = (State::Delivered, 1);
+        self
     }
 
     /// Warns so long before the deadline; at once if that is over already.
@@ -414,6 +446,9 @@ impl Delivery {
     pub fn placement(&self) -> Placement {
         if let Some(hold) = &self.held {
             return Placement::Held { hold: hold.clone(), class: self.priority, deadline: self.deadline };
+        }
+        if let (State::Accepted { .. } | State::Queued, Some(due)) = (&self.state, self.exchange_until) {
+            return Placement::Timer { due };
         }
         match &self.state {
             State::Accepted { retry_at: None } => Placement::Prepare,

@@ -138,6 +138,8 @@ pub enum Input {
     },
     /// The sender handed it in again.
     Repeated,
+    /// Its sender waited for the answer, and it could not even be handed over.
+    Unanswered(FailureReason),
     /// The department answered.
     Replied {
         /// The answer.
@@ -282,6 +284,7 @@ impl Delivery {
                 next.reject(RejectReason::Department { code, detail });
             }
             Input::Fetch { account } => next.fetch(account)?,
+            Input::Unanswered(last) => next.unanswered(last)?,
             Input::Replied { reply } => next.note(EventKind::Replied { reply }),
             Input::Cancel { account } => next.cancel(account)?,
             Input::Strip => next.strip()?,
@@ -388,6 +391,8 @@ impl Step {
     fn queue(&mut self, destination: Destination) {
         if self.expired() {
             self.expire();
+        } else if self.delivery.exchange_until.is_some() {
+            self.enter(State::Queued);
         } else if let Some(until) = self.delivery.not_before.filter(|until| *until > self.now) {
             self.enter(State::Waiting { until });
         } else if destination.channel == ChannelKind::Mailbox {
@@ -473,6 +478,12 @@ impl Step {
         match self.delivery.state {
             State::Attempting { until, .. } if until <= self.now => {
                 self.note(EventKind::AttemptLost { attempt: self.delivery.attempts });
+                if self.delivery.exchange_until.is_some() {
+                    let detail = "the worker ended without a word".to_owned();
+                    let last = FailureReason { code: "outcome-unknown".to_owned(), detail };
+                    self.die(DeadReason::SyncUnknown { last });
+                    return Ok(());
+                }
                 self.count_failure(&next);
                 self.wait_or_die(next);
                 Ok(())
@@ -500,6 +511,16 @@ impl Step {
     fn die(&mut self, reason: DeadReason) {
         self.end(State::Dead { reason: reason.clone() });
         self.note(EventKind::Dead { reason });
+    }
+
+    fn unanswered(&mut self, last: FailureReason) -> Result<(), Refusal> {
+        match (&self.delivery.state, self.delivery.exchange_until) {
+            (State::Accepted { .. } | State::Queued, Some(_)) => {
+                self.die(DeadReason::SyncFailed { last });
+                Ok(())
+            }
+            _ => Err(Refusal::NotNow),
+        }
     }
 
     fn damaged(&mut self, last: FailureReason) -> Result<(), Refusal> {
@@ -530,6 +551,12 @@ impl Step {
         }
         let item = self.delivery.item.as_mut();
         match (&self.delivery.state, item) {
+            (State::Accepted { .. } | State::Queued, _)
+                if self.delivery.exchange_until.is_some_and(|until| until <= self.now) =>
+            {
+                let detail = "the gateway stopped before it was handed over".to_owned();
+                self.unanswered(FailureReason { code: "not-attempted".to_owned(), detail })?;
+            }
             (State::Accepted { retry_at: Some(at) }, _) if *at <= self.now => {
                 self.delivery.state = State::Accepted { retry_at: None };
             }
@@ -732,12 +759,19 @@ impl Step {
         if !matches!(self.delivery.state, State::Dead { .. }) {
             return Err(Refusal::NotDead);
         }
+        self.is_repeatable()?;
         self.note(EventKind::Redriven { account: by, reason });
         self.go_again();
         Ok(())
     }
 
+    /// Nobody waits any more for the answer to a synchronous message.
+    fn is_repeatable(&self) -> Result<(), Refusal> {
+        if self.delivery.exchange_until.is_some() { Err(Refusal::Finished) } else { Ok(()) }
+    }
+
     fn reroute(&mut self, Order { by, reason }: Order, route: Box<Route>) -> Result<(), Refusal> {
+        self.is_repeatable()?;
         match &self.delivery.state {
             State::Dead { .. } | State::Accepted { .. } | State::Queued | State::Waiting { .. } => {
                 self.note(EventKind::Rerouted { account: by, reason });

@@ -167,7 +167,7 @@ impl Engine {
             detail: "the worker ended without a word".to_owned(),
         };
         let next = self.next_attempt(delivery, reason, None);
-        if next.is_err() {
+        if next.is_err() || delivery.exchange_until.is_some() {
             self.ports.observer.record(Observation::Dead { id, code: "outcome-unknown" });
         }
         Input::Lost { next }

@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::store::{MessageStore, PartReader, StoreError};
+use super::store::{MessageStore, PartReader, PayloadWriter, Staged, StoreError};
 use crate::delivery::{FailureClass, FailureReason, Proof, SealRecord};
-use crate::message::{Message, Part, PartNumber};
+use crate::message::{Carried, ExternalId, Message, Metadata, Part, PartNumber};
 use crate::route::{ChannelKind, Endpoint, Route};
 
 /// One hand-over of a message to its destination.
@@ -38,6 +38,14 @@ impl Handover {
         let Some(part) = self.message.parts.get(usize::from(number)) else { return Ok(None) };
         let reader = self.store.open_part(self.message.id, number, 0).await?;
         Ok(reader.map(|reader| HandoverPart { part, reader }))
+    }
+
+    /// Begins to keep content that comes back.
+    ///
+    /// # Errors
+    /// When the store takes nothing.
+    pub async fn stage(&self) -> Result<Box<dyn PayloadWriter>, StoreError> {
+        self.store.stage().await
     }
 
     /// Whether an earlier attempt may have reached the destination.
@@ -89,4 +97,43 @@ pub trait Channel: Send + Sync {
     /// Hands one message over. Bounded in time by the adapter. If cancelled, the outcome counts as unknown and the message is
     /// delivered again, marked.
     async fn deliver(&self, handover: &Handover) -> DeliveryOutcome;
+}
+
+/// What a recipient answered at once.
+#[derive(Debug)]
+pub struct InstantAnswer {
+    /// Evidence that the recipient has the message.
+    pub proof: Proof,
+    /// What the recipient says about its answer.
+    pub metadata: Metadata,
+    /// Document first.
+    pub parts: Vec<Part>,
+    /// The body.
+    pub payload: Staged,
+    /// Ids the recipient gave it.
+    pub external_ids: Vec<ExternalId>,
+    /// Metadata of the protocol it came in.
+    pub carried: Vec<Carried>,
+}
+
+/// Result of one exchange.
+#[derive(Debug)]
+#[must_use = "dropping an outcome loses an answer"]
+pub enum ExchangeOutcome {
+    /// The recipient has it and answered.
+    Answered(Box<InstantAnswer>),
+    /// The recipient does not have it, or does not want it.
+    Failed(FailureReason),
+    /// Nobody knows whether the recipient has it.
+    Unknown(FailureReason),
+}
+
+/// Hands messages to recipients that answer at once.
+#[async_trait]
+pub trait Exchanger: Send + Sync {
+    /// Which way.
+    fn kind(&self) -> ChannelKind;
+
+    /// Hands one message over, once, and brings the answer. If cancelled, the outcome is unknown.
+    async fn exchange(&self, handover: &Handover) -> ExchangeOutcome;
 }

@@ -7,11 +7,13 @@ use amtsbote_core::account::{Account, AccountBook, LocalChannel};
 use amtsbote_core::control::Controls;
 use amtsbote_core::delivery::{Input, State};
 use amtsbote_core::engine::{Engine, EngineOptions, EnginePorts};
+use amtsbote_core::exchange::{EXCHANGE_WITHIN, ExchangePorts, Exchanges};
 use amtsbote_core::id::MessageId;
+use amtsbote_core::intake::Intake;
 use amtsbote_core::mailbox::{LeaseRequest, Mailboxes};
 use amtsbote_core::message::{Metadata, Priority};
 use amtsbote_core::operations::{OperationPorts, Operations};
-use amtsbote_core::port::{Change, Clock, Directory, Entropy, MessageStore, Sealer, Silent};
+use amtsbote_core::port::{Change, Clock, Directory, Entropy, Exchanger, MessageStore, Sealer, Silent};
 use amtsbote_core::route::{ChannelKind, Endpoint, Router};
 use amtsbote_core::wake::Wake;
 use amtsbote_testkit::channel::FakeChannel;
@@ -50,6 +52,8 @@ pub(crate) struct Lab {
     pub(crate) department: Arc<Account>,
     pub(crate) samples: Acceptances,
     pub(crate) stop: CancellationToken,
+    router: Arc<Router>,
+    controls: Arc<Controls>,
     outside: Outside,
 }
 
@@ -93,7 +97,7 @@ impl Lab {
         });
         let ports = EnginePorts {
             store: Arc::clone(&port),
-            router,
+            router: Arc::clone(&router),
             sealer,
             controls: Arc::clone(&controls),
             channels,
@@ -108,14 +112,42 @@ impl Lab {
             channel,
             directory,
             engine: Engine::new(ports, options),
-            mailboxes: Mailboxes::new(port, clock, entropy, controls, Arc::clone(&wake)),
+            mailboxes: Mailboxes::new(port, clock, entropy, Arc::clone(&controls), Arc::clone(&wake)),
             operations,
             wake,
             department,
             samples,
             stop: CancellationToken::new(),
+            router,
+            controls,
             outside,
         }
+    }
+
+    /// Exchanges with a recipient that answers at once.
+    pub(crate) fn exchanges(&self, exchanger: Arc<impl Exchanger + 'static>) -> Arc<Exchanges> {
+        let store: Arc<dyn MessageStore> = Arc::new(self.store.clone());
+        let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(2));
+        let clock = Arc::clone(&self.outside.clock);
+        let intake = Intake::new(
+            Arc::clone(&store),
+            Arc::clone(&self.router),
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+            Arc::new(Silent),
+            Arc::clone(&self.wake),
+        );
+        let ports = ExchangePorts {
+            intake: Arc::new(intake),
+            store,
+            sealer: Arc::clone(&self.outside.sealer),
+            controls: Arc::clone(&self.controls),
+            exchangers: vec![exchanger],
+            clock,
+            entropy,
+            observer: Arc::new(Silent),
+        };
+        Exchanges::new(ports, EXCHANGE_WITHIN)
     }
 
     /// Another process on the same store.
