@@ -6,20 +6,27 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use amtsbote_core::delivery::{FailureClass, Proof};
-use amtsbote_core::message::{CarriedKind, Message, PartNumber};
-use amtsbote_core::port::{Channel, DeliveryOutcome, Handover, PartReader, StoreError};
+use amtsbote_core::delivery::{FailureClass, FailureReason, Proof};
+use amtsbote_core::message::{CarriedKind, ExternalId, IdScheme, Message, PartNumber};
+use amtsbote_core::port::{
+    Channel, DeliveryOutcome, ExchangeOutcome, Exchanger, Handover, InstantAnswer, PartReader, StoreError,
+};
 use amtsbote_core::route::{ChannelKind, Endpoint};
 use amtsbote_soap::{Element, Name, XmlLimits};
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use futures::{StreamExt as _, stream};
 
-use crate::client::{CallError, ContentStream, RemoteFault, XtaClient};
-use crate::content::{ContentError, Spool, container};
-use crate::mapping::{View, order_for, wants_root};
+use crate::client::{CallError, ContentStream, Fetched, RemoteFault, XtaClient};
+use crate::content::{ContentError, Order, Spool, container};
+use crate::fault::Refused;
+use crate::mapping::{Understood, View, order_for, understand_from, wants_root};
 use crate::metadata::{Added, MetaData, identifier, party};
 use crate::names::META;
+use crate::send::carry;
+
+/// Code of a failure: the server wants the other of sendMessage and sendMessageSync.
+pub(crate) const WRONG_MODE: &str = "wrong-mode";
 
 /// A configured server.
 pub struct XtaServer {
@@ -70,45 +77,116 @@ impl Channel for XtaChannel {
             let detail = "no XTA server with this send port is configured";
             return DeliveryOutcome::failed(FailureClass::Destination, "no-server", detail);
         };
-        let contents = match contents(handover).await {
-            Ok(contents) => contents,
+        let Outgoing { order, headers, contents } = match outgoing(server, handover).await {
+            Ok(outgoing) => outgoing,
             Err(outcome) => return outcome,
         };
-        let message = &handover.message;
-        let (mut order, _) =
-            order_for(message, Some(&handover.route), View::Reader, root(handover).await).await;
-        if let Some(author) = server.author.as_deref().filter(|author| *author != identifier(&order.author)) {
-            // Whoever wrote it takes the answers.
-            let original = identifier(&order.author);
-            order.reply_to.get_or_insert_with(|| party("ReplyTo", &original, None));
-            order.author = party("Author", author, None);
-        }
-        let added = Added {
-            initial_send: Some(message.received_at),
-            sender: server.sender.clone(),
-            size: message.payload_size(),
-            ..Added::default()
-        };
-        let headers = [order.write(&added)].into_iter().chain(tokens(message).await).collect();
-        let sent = server.client.send(headers, container(message), contents, &mut Spool::none()).await;
-        match sent {
+        let body = container(&handover.message);
+        match server.client.send(headers, body, contents, &mut Spool::none()).await {
             Ok(()) => DeliveryOutcome::Delivered(Proof(format!("accepted by XTA server {name}"))),
             Err(CallError::Fault(RemoteFault { number: 9024, .. })) => {
-                taken(server, name, handover, &order, added.size).await
+                taken(server, name, handover, &order).await
             }
             Err(error) => failure(&error),
         }
     }
 }
 
-/// The id is taken. By an earlier attempt of ours the message is there; otherwise somebody else uses the id.
-async fn taken(
-    server: &XtaServer,
-    name: &str,
+#[async_trait]
+impl Exchanger for XtaChannel {
+    fn kind(&self) -> ChannelKind {
+        ChannelKind::Xta
+    }
+
+    async fn exchange(&self, handover: &Handover) -> ExchangeOutcome {
+        let failed = |outcome: DeliveryOutcome| match outcome {
+            DeliveryOutcome::Failed { reason, .. } => ExchangeOutcome::Failed(reason),
+            DeliveryOutcome::Delivered(proof) => ExchangeOutcome::Unknown(said("unexpected", proof.0)),
+        };
+        let Some((name, server)) = self.find(&handover.route.endpoint.address) else {
+            return ExchangeOutcome::Failed(said(
+                "no-server",
+                "no XTA server with this send port is configured",
+            ));
+        };
+        let Outgoing { headers, contents, .. } = match outgoing(server, handover).await {
+            Ok(outgoing) => outgoing,
+            Err(outcome) => return failed(outcome),
+        };
+        let mut spool = match handover.stage().await {
+            Ok(writer) => Spool::new(writer, ANSWER_MAX),
+            Err(error) => return ExchangeOutcome::Failed(said("store", error.to_string())),
+        };
+        let body = container(&handover.message);
+        let fetched = match server.client.send_sync(headers, body, contents, &mut spool).await {
+            Ok(fetched) => fetched,
+            Err(error @ (CallError::Fault(_) | CallError::Unreachable(_) | CallError::Status { .. })) => {
+                return failed(failure(&error));
+            }
+            Err(error @ (CallError::Unknown(_) | CallError::Answer(_) | CallError::Unexpected)) => {
+                return ExchangeOutcome::Unknown(said("outcome-unknown", error.to_string()));
+            }
+        };
+        let proof = Proof(format!("answered by XTA server {name}"));
+        match answer_of(handover, fetched, spool, proof).await {
+            Ok(answer) => ExchangeOutcome::Answered(Box::new(answer)),
+            // The recipient has it; what it says about it is useless.
+            Err(_) => ExchangeOutcome::Unknown(said("answer-unreadable", "the answer is no valid order")),
+        }
+    }
+}
+
+/// Bytes of the contents of an answer.
+const ANSWER_MAX: u64 = 40 << 20;
+
+fn said(code: &str, detail: impl Into<String>) -> FailureReason {
+    FailureReason { code: code.to_owned(), detail: detail.into() }
+}
+
+/// An order as it goes to a server.
+struct Outgoing {
+    order: MetaData,
+    headers: Vec<Element>,
+    contents: Vec<(String, ContentStream)>,
+}
+
+async fn outgoing(server: &XtaServer, handover: &Handover) -> Result<Outgoing, DeliveryOutcome> {
+    let contents = contents(handover).await?;
+    let message = &handover.message;
+    let (mut order, _) = order_for(message, Some(&handover.route), View::Reader, root(handover).await).await;
+    if let Some(author) = server.author.as_deref().filter(|author| *author != identifier(&order.author)) {
+        // Whoever wrote it takes the answers.
+        let original = identifier(&order.author);
+        order.reply_to.get_or_insert_with(|| party("ReplyTo", &original, None));
+        order.author = party("Author", author, None);
+    }
+    let added = Added {
+        initial_send: Some(message.received_at),
+        sender: server.sender.clone(),
+        size: message.payload_size(),
+        ..Added::default()
+    };
+    let headers = [order.write(&added)].into_iter().chain(tokens(message).await).collect();
+    Ok(Outgoing { order, headers, contents })
+}
+
+/// The answer of a recipient as a message.
+async fn answer_of(
     handover: &Handover,
-    order: &MetaData,
-    size: u64,
-) -> DeliveryOutcome {
+    fetched: Fetched,
+    spool: Spool,
+    proof: Proof,
+) -> Result<InstantAnswer, Refused> {
+    let (order, _) = MetaData::read(&fetched.metadata.element)?;
+    let Understood { metadata, .. } = understand_from(&order, handover.message.sender.clone(), None)?;
+    let (parts, payload) = spool.finish(Order::of(&fetched.container)?).await?;
+    let external_ids = vec![ExternalId { scheme: IdScheme::Xta, value: order.message_id.clone() }];
+    let carried = vec![carry(&fetched.metadata, CarriedKind::XtaMetadata, "MessageMetaData")?];
+    Ok(InstantAnswer { proof, metadata, parts, payload, external_ids, carried })
+}
+
+/// The id is taken. By an earlier attempt of ours the message is there; otherwise somebody else uses the id.
+async fn taken(server: &XtaServer, name: &str, handover: &Handover, order: &MetaData) -> DeliveryOutcome {
     let other = || {
         let detail = "the server knows the MessageID from another order";
         DeliveryOutcome::failed(FailureClass::Permanent, "id-taken", detail)
@@ -117,7 +195,7 @@ async fn taken(
         return other();
     }
     match server.client.report(&order.message_id, &mut Spool::none()).await {
-        Ok(Some(reported)) if is_ours(&reported, order, size) => {
+        Ok(Some(reported)) if is_ours(&reported, order, handover.message.payload_size()) => {
             DeliveryOutcome::Delivered(Proof(format!("accepted by XTA server {name}, at an earlier attempt")))
         }
         Ok(_) => other(),
@@ -223,7 +301,7 @@ fn classify(fault: &RemoteFault) -> (FailureClass, &'static str) {
         9024 => (FailureClass::Permanent, "id-taken"),
         9030..=9032 => (FailureClass::Transient, "server-failed"),
         9050..=9060 => (FailureClass::Permanent, "content-refused"),
-        9080 | 9081 => (FailureClass::Permanent, "wrong-mode"),
+        9080 | 9081 => (FailureClass::Permanent, WRONG_MODE),
         _ => match (fault.exception.as_str(), fault.code.as_str()) {
             ("PermissionDeniedException", _) => (FailureClass::Destination, "account-refused"),
             ("XTAWSTechnicalProblemException", _) | ("", "Receiver" | "Server") => {

@@ -113,6 +113,16 @@ pub struct Fetched {
     pub container: Element,
 }
 
+impl Fetched {
+    fn of<E>(reply: Reply) -> Result<Self, CallError<E>> {
+        let metadata = reply.headers.into_iter().find(|one| one.element.is(META, "MessageMetaData"));
+        match (metadata, reply.body) {
+            (Some(metadata), Some(container)) => Ok(Self { metadata, container }),
+            _ => Err(CallError::Unexpected),
+        }
+    }
+}
+
 /// Entries of a mailbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -161,6 +171,21 @@ impl XtaClient {
     ) -> Result<(), CallError<K::Error>> {
         let operation = Operation::SendMessage;
         self.call(Port::Send, operation, headers, Some(container), contents, sink).await.map(drop)
+    }
+
+    /// Hands an order in and brings the answer of its reader.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn send_sync<K: ContentSink>(
+        &self,
+        headers: Vec<Element>,
+        container: Element,
+        contents: Vec<(String, ContentStream)>,
+        sink: &mut K,
+    ) -> Result<Fetched, CallError<K::Error>> {
+        let operation = Operation::SendMessageSync;
+        Fetched::of(self.call(Port::Send, operation, headers, Some(container), contents, sink).await?)
     }
 
     /// The order of the account with this id as the server reports it; nothing if it has none.
@@ -250,11 +275,7 @@ impl XtaClient {
         let operation = Operation::GetMessage;
         let reply =
             self.call(Port::MsgBox, operation, vec![self.author()], Some(body), Vec::new(), sink).await?;
-        let metadata = reply.headers.into_iter().find(|one| one.element.is(META, "MessageMetaData"));
-        match (metadata, reply.body) {
-            (Some(metadata), Some(container)) => Ok(Fetched { metadata, container }),
-            _ => Err(CallError::Unexpected),
-        }
+        Fetched::of(reply)
     }
 
     /// Acknowledges orders: they are safe here.

@@ -2,6 +2,7 @@
 //! chain.
 
 use amtsbote_core::delivery::Refusal;
+use amtsbote_core::exchange::ExchangeError;
 use amtsbote_core::intake::IntakeError;
 use amtsbote_core::mailbox::MailboxError;
 use amtsbote_core::port::StoreError;
@@ -9,6 +10,7 @@ use amtsbote_core::route::OutcomeKind;
 use amtsbote_core::submissions::SubmissionError;
 use amtsbote_soap::{Element, Fault, FaultCode, Limit, PackageError, ReadError, XmlError};
 
+use crate::channel::WRONG_MODE;
 use crate::content::ContentError;
 use crate::names::XTA;
 use crate::operation::Operation;
@@ -214,7 +216,23 @@ impl From<IntakeError> for Refused {
             IntakeError::Metadata(problem) => wrong(Code::WrongParameters, problem.field),
             IntakeError::Refused(resolution) => outcome(resolution.outcome),
             IntakeError::Conflict(_) => Code::IdTaken.into(),
+            IntakeError::OnlyAsynchronous => Code::OnlyAsynchronous.into(),
+            IntakeError::RouteOpen => Code::DirectoryDown.into(),
             IntakeError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ExchangeError> for Refused {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Intake(error) => error.into(),
+            ExchangeError::Overloaded => Code::Internal.into(),
+            ExchangeError::Failed(reason) if reason.code == WRONG_MODE => Code::OnlyAsynchronous.into(),
+            ExchangeError::UnderWay | ExchangeError::Failed(_) | ExchangeError::Unknown(_) => {
+                Code::NotDelivered.into()
+            }
+            ExchangeError::Store(error) => error.into(),
         }
     }
 }

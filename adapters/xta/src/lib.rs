@@ -23,8 +23,10 @@ mod server;
 mod wsdl;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use amtsbote_core::account::AccountBook;
+use amtsbote_core::exchange::{EXCHANGE_WITHIN, Exchanges};
 use amtsbote_core::intake::Intake;
 use amtsbote_core::mailbox::Mailboxes;
 use amtsbote_core::port::{Clock, Entropy, MessageStore, PartReader, StoredMessage};
@@ -67,10 +69,12 @@ pub struct XtaOptions {
     pub message_limit: u64,
     /// The limit no account can have more than.
     pub most: u64,
+    /// How long the author of a synchronous order waits for the reader.
+    pub answer_within: Duration,
 }
 
 impl Default for XtaOptions {
-    /// `/xta/send`, `/xta/management`, `/xta/msgbox`; 40 MiB as the standard has it, 1 GiB at most.
+    /// `/xta/send`, `/xta/management`, `/xta/msgbox`; 40 MiB as the standard has it, 1 GiB at most; 25 seconds for an answer.
     fn default() -> Self {
         Self {
             send: "/xta/send".to_owned(),
@@ -80,6 +84,7 @@ impl Default for XtaOptions {
             sender: None,
             message_limit: 40 << 20,
             most: 1 << 30,
+            answer_within: EXCHANGE_WITHIN,
         }
     }
 }
@@ -88,6 +93,8 @@ impl Default for XtaOptions {
 pub struct Services {
     /// Takes orders.
     pub intake: Arc<Intake>,
+    /// Takes orders whose authors wait for the answer.
+    pub exchanges: Arc<Exchanges>,
     /// Follows them.
     pub submissions: Arc<Submissions>,
     /// Hands them out.

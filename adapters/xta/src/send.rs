@@ -3,16 +3,16 @@
 use amtsbote_core::account::Role;
 use amtsbote_core::delivery::Delivery;
 use amtsbote_core::id::MessageId;
-use amtsbote_core::intake::{Admission, Submission, Target, UnusableCertificate};
+use amtsbote_core::intake::{Admission, Submission, UnusableCertificate};
 use amtsbote_core::message::{Carried, CarriedKind, ExternalId, IdScheme, IntakeKey, Message};
-use amtsbote_core::route::{ChannelKind, LookupRequest, Route};
+use amtsbote_core::route::Route;
 use amtsbote_soap::{Element, Header};
 use bytes::Bytes;
 
 use crate::Services;
-use crate::content::{Order, Spool};
+use crate::content::{self, Order, Spool};
 use crate::fault::{ErrorCode, Refused, wrong};
-use crate::mapping::{Understood, parse_own_id, understand};
+use crate::mapping::{Understood, View, parse_own_id, understand};
 use crate::metadata::MetaData;
 use crate::names::{META, OSCI};
 use crate::operation::Operation;
@@ -78,23 +78,7 @@ impl Services {
         container: &Element,
         spool: Spool,
     ) -> Result<Answer, Refused> {
-        let Announced { understood, canonical, message_id, reserved, carried } = announced;
-        let (parts, payload) = spool.finish(Order::of(container)?).await?;
-        let value = message_id.to_ascii_lowercase();
-        let value = value.parse().map_err(|_| wrong(ErrorCode::NoUri, "MessageID"))?;
-        let submission = Submission {
-            key: IntakeKey { account: caller.account.name.clone(), scheme: IdScheme::Xta, value },
-            sender: understood.sender,
-            metadata: understood.metadata,
-            parts,
-            payload,
-            external_ids: vec![ExternalId { scheme: IdScheme::Xta, value: message_id }],
-            carried,
-            canonical,
-            target: understood.target,
-            reserved,
-            unusable_certificate: UnusableCertificate::Wait,
-        };
+        let submission = submission(caller, announced, container, spool).await?;
         let repeated = match self.intake.accept(submission, &nothing_to_repeat).await? {
             Admission::New(_) => None,
             Admission::Repeated(proof) => {
@@ -105,27 +89,45 @@ impl Services {
         Ok(Answer { repeated, ..Answer::default() })
     }
 
-    /// `sendMessageSync`: only where the channel of the route answers at once.
-    pub(crate) async fn send_sync(&self, announced: Announced) -> Result<Answer, Refused> {
-        let Understood { metadata, target, .. } = announced.understood;
-        let request = match (target, metadata.recipient.clone()) {
-            (Target::LocalMailbox, Some(recipient)) => Some(LookupRequest::Mailbox { recipient }),
-            _ => LookupRequest::of(&metadata),
-        };
-        let request = request.ok_or(wrong(ErrorCode::WrongParameters, "Reader"))?;
-        let resolution = self.router.resolve(&request, self.clock.now()).await;
-        match resolution.route.map(|route| route.destination.channel) {
-            Some(
-                ChannelKind::Mailbox
-                | ChannelKind::Amqp
-                | ChannelKind::Osci
-                | ChannelKind::Folder
-                | ChannelKind::Webhook
-                | ChannelKind::Xta,
-            ) => Err(ErrorCode::OnlyAsynchronous.into()),
-            None => Err(crate::fault::outcome(resolution.outcome)),
-        }
+    /// `sendMessageSync`: answered by the reader, or not at all.
+    pub(crate) async fn send_sync(
+        &self,
+        caller: &Caller,
+        announced: Announced,
+        container: &Element,
+        spool: Spool,
+    ) -> Result<Answer, Refused> {
+        let submission = submission(caller, announced, container, spool).await?;
+        let answer = self.exchanges.exchange(submission).await?;
+        let (order, _) = self.order(&answer, View::Reader).await;
+        let body = Some(content::container(&answer.message));
+        Ok(Answer { headers: vec![order], body, content: Some(answer), repeated: None })
     }
+}
+
+async fn submission(
+    caller: &Caller,
+    announced: Announced,
+    container: &Element,
+    spool: Spool,
+) -> Result<Submission, Refused> {
+    let Announced { understood, canonical, message_id, reserved, carried } = announced;
+    let (parts, payload) = spool.finish(Order::of(container)?).await?;
+    let value = message_id.to_ascii_lowercase();
+    let value = value.parse().map_err(|_| wrong(ErrorCode::NoUri, "MessageID"))?;
+    Ok(Submission {
+        key: IntakeKey { account: caller.account.name.clone(), scheme: IdScheme::Xta, value },
+        sender: understood.sender,
+        metadata: understood.metadata,
+        parts,
+        payload,
+        external_ids: vec![ExternalId { scheme: IdScheme::Xta, value: message_id }],
+        carried,
+        canonical,
+        target: understood.target,
+        reserved,
+        unusable_certificate: UnusableCertificate::Wait,
+    })
 }
 
 /// A header block that is kept byte for byte. Every list and report shows it, so it must not be large.

@@ -302,7 +302,9 @@ impl Services {
                 self.cancel(caller, body).await
             }
             (Operation::SendMessage, Some(announced)) => self.send(caller, announced, body, spool).await,
-            (Operation::SendMessageSync, Some(announced)) => self.send_sync(announced).await,
+            (Operation::SendMessageSync, Some(announced)) => {
+                self.send_sync(caller, announced, body, spool).await
+            }
             (Operation::SendMessage | Operation::SendMessageSync, None) => Err(ErrorCode::Internal.into()),
             (Operation::GetStatusList, _) => self.status_list(caller, body).await,
             (Operation::GetNextStatusList, _) => self.next_status_list(caller, body).await,

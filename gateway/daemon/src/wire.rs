@@ -11,11 +11,13 @@ use amtsbote_core::Timestamp;
 use amtsbote_core::account::{AccountBook, Credential, LocalChannel};
 use amtsbote_core::control::Controls;
 use amtsbote_core::engine::{Engine, EnginePorts};
+use amtsbote_core::exchange::{ExchangePorts, Exchanges};
 use amtsbote_core::intake::Intake;
 use amtsbote_core::mailbox::Mailboxes;
 use amtsbote_core::operations::{OperationPorts, Operations};
 use amtsbote_core::port::{
-    Channel, Clock, Directory, DirectoryAnswer, DirectoryUnavailable, Entropy, MessageStore, ServiceQuery,
+    Channel, Clock, Directory, DirectoryAnswer, DirectoryUnavailable, Entropy, Exchanger, MessageStore,
+    ServiceQuery,
 };
 use amtsbote_core::reservation::Reservations;
 use amtsbote_core::route::{Router, RoutingTables, Sources, decode_area_table};
@@ -287,7 +289,7 @@ fn build_channels(
     config: &Config,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
-) -> Result<Vec<Arc<dyn Channel>>, StartError> {
+) -> Result<Channels, StartError> {
     let mut brokers = BTreeMap::new();
     for (name, broker) in &config.brokers {
         brokers.insert(name.clone(), build_broker(name, broker)?);
@@ -298,10 +300,18 @@ fn build_channels(
         let (author, sender) = (server.author.clone(), config.xta.sender.clone());
         servers.insert(name.clone(), XtaServer { client, author, sender });
     }
-    Ok(vec![
-        Arc::new(AmqpChannel::new(brokers, config.inline_max, clock)),
-        Arc::new(XtaChannel::new(servers)),
-    ])
+    let xta = Arc::new(XtaChannel::new(servers));
+    Ok(Channels {
+        push: vec![Arc::new(AmqpChannel::new(brokers, config.inline_max, clock)), Arc::clone(&xta) as _],
+        answering: vec![xta],
+    })
+}
+
+/// The ways out of the gateway.
+struct Channels {
+    push: Vec<Arc<dyn Channel>>,
+    /// Those whose other end can answer at once.
+    answering: Vec<Arc<dyn Exchanger>>,
 }
 
 fn build_xta_client(
@@ -395,7 +405,7 @@ impl Gateway {
         let accounts = Arc::new(ArcSwap::from_pointee(load_accounts(config)?));
         let seal = Seal::load(&config.seal.certificate, &config.seal.key);
         let seal = Arc::new(seal.map_err(|error| configuration("seal")(&error))?);
-        let channels = build_channels(config, &clock, &entropy)?;
+        let Channels { push: channels, answering } = build_channels(config, &clock, &entropy)?;
         let directory = build_directory(&config.directory, &clock, &entropy, (&health, &metrics))?;
         let tables = load_tables(&config.routing)?;
         let router = Arc::new(Router::new(tables, Arc::clone(&accounts), directory, channels.clone()));
@@ -448,6 +458,17 @@ impl Gateway {
         );
         let intake =
             Arc::new(intake.going_on_after(newest).warning_before_deadlines(config.deadline_warning));
+        let exchanges = ExchangePorts {
+            intake: Arc::clone(&intake),
+            store: Arc::clone(&store),
+            sealer: Arc::clone(&seal) as _,
+            controls: Arc::clone(&controls),
+            exchangers: answering,
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            observer: Arc::clone(&metrics) as _,
+        };
+        let exchanges = Exchanges::new(exchanges, config.xta.answer_within);
         let submissions = Submissions::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&wake));
         let submissions = Arc::new(submissions);
         let mailboxes = Arc::new(Mailboxes::new(
@@ -461,6 +482,7 @@ impl Gateway {
         let quotas = Arc::new(Quotas::new(config.rest.requests));
         let xta = amtsbote_xta::Services {
             intake: Arc::clone(&intake),
+            exchanges,
             submissions: Arc::clone(&submissions),
             mailboxes: Arc::clone(&mailboxes),
             reservations: Reservations::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy)),

@@ -14,4 +14,5 @@ mod round_trip;
 mod routing;
 mod xta;
 mod xta_remote;
+mod xta_sync;
 mod xta_toolkits;

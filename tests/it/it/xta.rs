@@ -44,7 +44,7 @@ impl<'a> Order<'a> {
     }
 }
 
-fn content(document: &[u8], attachments: &[&[u8]]) -> String {
+pub(crate) fn content(document: &[u8], attachments: &[&[u8]]) -> String {
     let attachments: String = attachments
         .iter()
         .map(|one| format!("<xta:Attachment contentType=\"text/plain\" filename=\"anlage.txt\" lang=\"de\" id=\"a1\">{}</xta:Attachment>", STANDARD.encode(one)))

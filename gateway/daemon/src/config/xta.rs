@@ -35,11 +35,12 @@ pub(super) fn face(mut section: Section<'_>, findings: &mut Findings, most: u64)
     let server_identity = section.text(findings, "server_identity").unwrap_or(usual.server_identity);
     let sender = section.parsed::<PartyId>(findings, "sender", IDENTIFIER).map(|party| party.to_string());
     let message_limit = section.number(findings, "message_bytes", usual.message_limit.min(most), 1024..=most);
+    let answer_within = section.duration(findings, "answer_within", usual.answer_within);
     section.close(findings);
     let mut paths = paths.into_iter();
     let mut next = || paths.next().unwrap_or_default();
     let (send, management, msgbox) = (next(), next(), next());
-    XtaOptions { send, management, msgbox, server_identity, sender, message_limit, most }
+    XtaOptions { send, management, msgbox, server_identity, sender, message_limit, most, answer_within }
 }
 
 /// Remote servers by name.
