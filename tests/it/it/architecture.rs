@@ -56,6 +56,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "amtsbote-tls",
             "amtsbote-http",
             "amtsbote-soap",
+            "amtsbote-xta",
         ],
         "generators and the committer alone",
     ),

@@ -13,6 +13,6 @@ mod operators;
 mod round_trip;
 mod routing;
 mod xta;
+mod xta_peers;
 mod xta_remote;
-mod xta_sync;
 mod xta_toolkits;

@@ -241,6 +241,35 @@ async fn encrypted_content_stays_as_it_is() {
 }
 
 #[tokio::test]
+async fn an_id_that_two_authors_use_names_what_was_fetched() {
+    let lab = Lab::start(Options::default()).await;
+    let department = lab.client("department");
+    let order = Order::new("urn:de:xta:messageid:fv:same");
+    // What is carried along is written as the schema has it, and two orders fit into one list.
+    let token = "<meta:SecurityToken usage=\"ENCRYPTION\" x=\"1\"><w:BinarySecurityToken xmlns:w=\"http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd\" xmlns:u=\"http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd\" u:Id=\"t\" ValueType=\"urn:x509\">QQ==<b/></w:BinarySecurityToken></meta:SecurityToken></meta:Author>";
+    for (author, party, document) in
+        [("portal", "ags:07315000", b"<eins/>"), ("portal-b", "ags:02000000", b"<zwei/>")]
+    {
+        let header = order.header().replace("</meta:Author>", token).replace("ags:07315000", party);
+        drop(lab.client(author).soap("sendMessage", &header, &content(document, &[])).await.ok());
+    }
+    let listed = list(&department, 2).await;
+    assert_eq!(listed.texts("BinarySecurityToken"), ["QQ==", "QQ=="]);
+    let mut seen = BTreeSet::new();
+    for left in [1, 0] {
+        let fetched = department.soap("getMessage", "", &fetch(order.id)).await.ok();
+        seen.insert(fetched.text("Message"));
+        // The second close repeats the first; what nobody has fetched stays.
+        for _ in 0..2 {
+            drop(department.soap("close", "", &close("x", &[order.id])).await.ok());
+            assert_eq!(list(&department, left).await.texts("MessageMetaData").len(), left);
+        }
+    }
+    assert_eq!(seen, BTreeSet::from([STANDARD.encode("<eins/>"), STANDARD.encode("<zwei/>")]));
+    lab.recorded_answers_are_valid();
+}
+
+#[tokio::test]
 async fn lists_are_paged_and_filtered() {
     let lab = Lab::start(Options::default()).await;
     let (portal, department) = (lab.client("portal"), lab.client("department"));

@@ -1,4 +1,4 @@
-//! sendMessageSync through the gateway to a reader with a send port of its own.
+//! The gateway as a client of servers that answer whatever the test wants: sendMessageSync, and a mailbox that lies.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -26,6 +26,8 @@ enum Act {
     Fault(u16, &'static str),
     /// Answers with something else.
     Nonsense,
+    /// Answers with an envelope.
+    Say(String),
     /// Answers when it is told to.
     Wait(Arc<Notify>),
 }
@@ -49,15 +51,17 @@ impl Reader {
 
     async fn answer(&self, headers: HeaderMap, body: String) -> axum::response::Response {
         let content_type = headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
-        let id = body.split_once("<wsa:MessageID>urn:de:").unwrap().1.split_once('<').unwrap().0.to_owned();
+        let id = body.split_once("<wsa:MessageID>urn:de:").map(|(_, rest)| rest.split_once('<').unwrap().0);
+        let id = id.unwrap_or_default().to_owned();
         self.asked.lock().unwrap().push((content_type, body));
-        let act = self.acts.lock().unwrap().pop_front().unwrap();
+        let act = self.acts.lock().unwrap().pop_front().unwrap_or(Act::Nonsense);
         let (status, text) = match act {
             Act::Answer(document) => (StatusCode::OK, answer(&id, document)),
             Act::Wait(go) => {
                 go.notified().await;
                 (StatusCode::OK, answer(&id, "<late/>"))
             }
+            Act::Say(text) => (StatusCode::OK, text),
             Act::Nonsense => (StatusCode::OK, "<html/>".to_owned()),
             Act::Fault(number, exception) => (StatusCode::INTERNAL_SERVER_ERROR, fault(number, exception)),
         };
@@ -114,14 +118,19 @@ fn fault(number: u16, exception: &str) -> String {
 /// A gateway in front of a reader that answers at once.
 async fn lab(reader: &Arc<Reader>, more: &str) -> Lab {
     let mut lab = Lab::prepare(Options { channel: "xta://office".to_owned(), ..Options::default() }).await;
-    let base = reader.serve(&lab.path("pki")).await;
-    let server = format!(
-        "{more}\n[xta_servers.office]\nsend = \"{base}/send\"\nmanagement = \"{base}/management\"\nmsgbox = \"{base}/msgbox\"\n\
-         certificate = \"pki/portal.pem\"\nkey = \"pki/portal.key\"\nca = [\"pki/ca.pem\"]\nidentifier = \"ags:07315000\"\n"
-    );
-    lab.write_configuration(&server);
+    let server = server(&lab, reader, "").await;
+    lab.write_configuration(&format!("{more}\n{server}"));
     lab.start_gateway().await;
     lab
+}
+
+/// The section of a configuration that names the reader as a server.
+async fn server(lab: &Lab, reader: &Arc<Reader>, more: &str) -> String {
+    let base = reader.serve(&lab.path("pki")).await;
+    format!(
+        "[xta_servers.office]\nsend = \"{base}/send\"\nmanagement = \"{base}/management\"\nmsgbox = \"{base}/msgbox\"\n\
+         certificate = \"pki/portal.pem\"\nkey = \"pki/portal.key\"\nca = [\"pki/ca.pem\"]\nidentifier = \"ags:07315000\"\n{more}"
+    )
 }
 
 async fn ask(portal: &Party, id: &str, document: &[u8]) -> SoapAnswer {
@@ -226,4 +235,32 @@ async fn an_author_waits_no_longer_than_configured() {
     assert_eq!(ask(&portal, id, b"<anfrage/>").await.fault_code(), "9032");
     assert_eq!(state(&portal, id).await, ("3".to_owned(), "dead".to_owned()));
     lab.recorded_answers_are_valid();
+}
+
+#[tokio::test]
+async fn another_order_than_was_asked_for_is_not_taken() {
+    let reader = Arc::new(Reader::default());
+    let [listed, sent] = [Order::new("urn:de:xta:messageid:hub:a"), Order::new("urn:de:xta:messageid:hub:b")];
+    let say = |headers: &str, body: &str| {
+        Act::Say(amtsbote_it::soap::envelope("urn:x", headers, body).replace("urn:uuid:1", "urn:uuid:2"))
+    };
+    for order in [&sent, &listed] {
+        reader.will(say("", &format!("<osci:MsgStatusList>{}</osci:MsgStatusList>", listed.header())));
+        reader.will(say(&order.header(), &content(b"<antrag/>", &[])));
+    }
+    let mut lab = Lab::prepare(Options::default()).await;
+    let server = server(&lab, &reader, "poll = \"1s\"\naccount = \"portal\"\n").await;
+    lab.write_configuration(&server);
+    lab.start_gateway().await;
+    // The second time it is the right one.
+    let department = lab.client("department");
+    let (_, messages) = department.lease(1).await;
+    let id = &messages[0]["externalIds"][0]["value"];
+    assert_eq!(id, listed.id);
+    while reader.asked().len() < 5 {
+        tokio::task::yield_now().await;
+    }
+    let closes =
+        reader.asked().iter().map(|(action, _)| action.contains("MsgBoxCloseRequest")).collect::<Vec<_>>();
+    assert_eq!(closes[..5], [false, false, false, false, true]);
 }
