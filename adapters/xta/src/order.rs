@@ -1,7 +1,11 @@
 //! New orders for [`XtaClient::send`](crate::XtaClient::send).
 
+use amtsbote_core::account::Account;
+use amtsbote_core::message::Metadata;
 use amtsbote_soap::{Content, Element};
 
+use crate::fault::{ErrorCode, Refused};
+use crate::mapping::understand;
 use crate::metadata::{Added, MetaData, code, party, undefined_scenario};
 use crate::names::{LIST_ELEMENT_NAME, META, NO_SCENARIO, XTA};
 
@@ -70,4 +74,16 @@ pub fn container_of(contents: &[(&str, &str)]) -> Element {
 /// The number of the document's content in a container that was fetched; `None` if it is encrypted.
 pub fn document_of(container: &Element) -> Option<usize> {
     container.descend(XTA, &["ContentContainer", "Message"]).and_then(Element::binary)
+}
+
+/// What core learns from the metadata of an order, read as the send port reads it for an account. For tools and benchmarks.
+///
+/// # Errors
+/// The number of the fault the send port would answer with.
+pub fn metadata_of(order: &Element, account: &Account) -> Result<Metadata, ErrorCode> {
+    let read = MetaData::read(order).and_then(|(order, _)| understand(&order, account));
+    read.map(|understood| understood.metadata).map_err(|refused| match refused {
+        Refused::Modelled { code, .. } => code,
+        Refused::Plain(_) => ErrorCode::Internal,
+    })
 }
