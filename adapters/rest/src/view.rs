@@ -212,6 +212,7 @@ fn event(event: &Event) -> Value {
         EventKind::RouteOpen { .. } | EventKind::AttemptFailed { .. } => {
             forget(&mut shown["reason"], "detail")
         }
+        EventKind::SecondArrival { .. } => forget(&mut shown, "first"),
         EventKind::Dead { reason } => shown["reason"] = dead_reason(reason),
         EventKind::Held { .. } => forget(&mut shown, "reason"),
         EventKind::Redriven { .. }

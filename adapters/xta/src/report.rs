@@ -110,6 +110,9 @@ fn read_event(event: &Event, stored: &StoredMessage, records: &mut Records) {
         EventKind::Repeated => {
             records.infos.push(record("wiederholt", "Vom Autor mit gleichem Inhalt wiederholt"));
         }
+        EventKind::SecondArrival { .. } => {
+            records.infos.push(record("doppelt", "Dem Leser schon einmal zugegangen"));
+        }
         EventKind::Delivered { mailbox: Some(_), .. } => {
             records.infos.push(record("postfach", "In das Postfach des Lesers gelegt"));
         }
@@ -134,6 +137,7 @@ fn read_event(event: &Event, stored: &StoredMessage, records: &mut Records) {
         EventKind::Rejected { reason } => {
             let reason = match reason {
                 RejectReason::Route { .. } | RejectReason::Unroutable => "Kein Zustellweg",
+                RejectReason::IdTaken => "MessageID im Postfach des Lesers schon vergeben",
                 RejectReason::Department { .. } => "Vom Leser zurückgewiesen",
             };
             records.errors.push(record("abgelehnt", reason));

@@ -169,6 +169,11 @@ pub enum EventKind {
     },
     /// The sender handed it in again, with the same content.
     Repeated,
+    /// The mailbox has a message with the same id of XTA or OSCI and the same content already.
+    SecondArrival {
+        /// Which.
+        first: MessageId,
+    },
     /// The lease ran out; the message is available again.
     LeaseExpired,
     /// The lease was given back; the message is available again.

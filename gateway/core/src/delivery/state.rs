@@ -88,6 +88,8 @@ pub enum RejectReason {
     },
     /// The route stayed open for longer than allowed.
     Unroutable,
+    /// The mailbox has a message with the same id of XTA or OSCI and other content already.
+    IdTaken,
     /// The department refuses it.
     Department {
         /// Stable code the department gave.

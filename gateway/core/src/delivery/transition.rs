@@ -26,6 +26,11 @@ pub enum Input {
     },
     /// There is no way, or policy forbids it.
     Refused(RejectReason),
+    /// The mailbox has a message with the same id of XTA or OSCI and the same content already. Its reader is told.
+    SecondArrival {
+        /// Which.
+        first: MessageId,
+    },
     /// How its destination treats those behind a dead message with the same ordering key.
     DeadHead(DeadHead),
     /// The document is signed.
@@ -241,6 +246,11 @@ impl Delivery {
             Input::Routed(route) => next.routed(route)?,
             Input::RouteOpen { reason, retry_at } => next.route_open(reason, retry_at)?,
             Input::Refused(reason) => next.refused(reason)?,
+            Input::SecondArrival { first } => {
+                next.is_accepted()?;
+                next.delivery.attempts += 1;
+                next.note(EventKind::SecondArrival { first });
+            }
             Input::DeadHead(dead_head) => match &mut next.delivery.line {
                 Some(line) => line.dead_head = dead_head,
                 None => return Err(Refusal::NotNow),

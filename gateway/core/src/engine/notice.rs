@@ -124,6 +124,7 @@ fn render(found: &StoredMessage) -> Bytes {
             json!({ "code": "no-route", "outcome": outcome.as_str() })
         }
         State::Rejected { reason: RejectReason::Unroutable } => json!({ "code": "unroutable" }),
+        State::Rejected { reason: RejectReason::IdTaken } => json!({ "code": "id-taken" }),
         State::Rejected { reason: RejectReason::Department { code, detail } } => {
             json!({ "code": code, "detail": detail })
         }

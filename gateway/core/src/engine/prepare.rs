@@ -1,12 +1,16 @@
 //! From accepted to ready: open routes are resolved, documents sealed.
 
-use crate::delivery::{Delivery, FailureReason, Input, Placement, RejectReason};
+use crate::delivery::{Delivery, FailureReason, Input, ItemState, Placement, RejectReason, State};
 use crate::id::MessageId;
 use crate::mailbox::add;
-use crate::port::{Change, CommitError, Observation, SealRequest, StoreError};
-use crate::route::{LookupRequest, OutcomeKind};
+use crate::message::{IdScheme, Message};
+use crate::port::{Change, CommitError, Observation, SealRequest, StoreError, StoredMessage};
+use crate::route::{ChannelKind, LookupRequest, OutcomeKind};
 
 use super::Engine;
+
+/// Messages with the same external id that are looked at.
+const SAME_ID_MAX: usize = 16;
 
 impl Engine {
     /// Routes and seals one message. Idempotent: run twice, the second commit is stale.
@@ -28,7 +32,16 @@ impl Engine {
             delivery = next.delivery;
             events = next.events;
         }
-        if delivery.destination.is_some() {
+        if let Some(first) = self.first_arrival(&found.message, &delivery).await? {
+            let input = match first.message.content == found.message.content {
+                true => Input::SecondArrival { first: first.message.id },
+                false => Input::Refused(RejectReason::IdTaken),
+            };
+            let Ok(next) = delivery.apply(input, self.ports.clock.now()) else { return Ok(()) };
+            delivery = next.delivery;
+            events.extend(next.events);
+        }
+        if delivery.destination.is_some() && matches!(delivery.state, State::Accepted { .. }) {
             let Some(document) = found.message.parts.first() else {
                 return self.damaged(id, "the message has no document".to_owned()).await;
             };
@@ -73,6 +86,40 @@ impl Engine {
             Err(CommitError::Stale(_)) => Ok(()),
             Err(CommitError::Store(error)) => Err(error),
         }
+    }
+
+    /// The message under the same id of XTA or OSCI that reached the mailbox before this one, or will. Of two that are under way at the
+    /// same time the one that was accepted later yields.
+    async fn first_arrival(
+        &self,
+        message: &Message,
+        delivery: &Delivery,
+    ) -> Result<Option<StoredMessage>, StoreError> {
+        let Some(destination) = delivery.destination.as_ref().filter(|to| to.channel == ChannelKind::Mailbox)
+        else {
+            return Ok(None);
+        };
+        let ids = message.external_ids.iter().filter(|one| one.scheme != IdScheme::Client);
+        for external in ids {
+            let same = self.ports.store.by_external_id(external.scheme, &external.value, SAME_ID_MAX).await?;
+            for id in same.into_iter().filter(|id| *id != message.id) {
+                let Some(other) = self.ports.store.head(id).await? else { continue };
+                let under_way = matches!(other.state, State::Accepted { .. } | State::Waiting { .. });
+                let arrived = other.item.as_ref().is_some_and(|item| item.state != ItemState::Gone);
+                if other.destination.as_ref() != Some(destination)
+                    || !(arrived || under_way && id < message.id)
+                {
+                    continue;
+                }
+                match self.ports.store.load(id).await {
+                    Ok(Some(first)) => return Ok(Some(first)),
+                    // What cannot be read cannot be compared.
+                    Ok(None) | Err(StoreError::Damaged { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(None)
     }
 
     async fn route_input(&self, metadata: &crate::message::Metadata, delivery: &Delivery) -> Input {

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use amtsbote_core::delivery::{DeadHead, Face, FailureClass, Order, Refusal, RetryPolicy, State};
+use amtsbote_core::delivery::{
+    DeadHead, EventKind, Face, FailureClass, Order, Refusal, RejectReason, RetryPolicy, State,
+};
 use amtsbote_core::engine::{DestinationPolicy, EngineOptions, NOTICE_TYPE, Policies};
 use amtsbote_core::hold::HoldKey;
 use amtsbote_core::mailbox::MailboxError;
-use amtsbote_core::message::Priority;
+use amtsbote_core::message::{ExternalId, IdScheme, Priority};
 use amtsbote_core::operations::{Action, Bulk, BulkProblem, DeadFilter, JobState, OperationError};
 use amtsbote_core::port::{MessageStore, NoteKind};
 use amtsbote_core::route::ChannelKind;
@@ -494,4 +496,30 @@ async fn a_reader_that_never_closes_does_not_fill_the_journal() {
     let closed = lab.mailboxes.close(&lab.department, &BTreeSet::from([id]), Face::Xta).await;
     assert!(closed.is_ok() && lab.state(id).await == State::Acknowledged);
     assert!(matches!(take().await, Err(MailboxError::Refused(Refusal::Finished))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_knows_what_arrived_before() {
+    let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default()).await;
+    let mut ids = Vec::new();
+    for (key, document) in [("first", "<antrag/>"), ("again", "<antrag/>"), ("other", "<andere/>")] {
+        let mut acceptance = lab.samples.routed(key, document.as_bytes(), ChannelKind::Mailbox);
+        let value = "urn:de:xta:messageid:fv:1".to_owned();
+        Arc::make_mut(&mut acceptance.message).external_ids =
+            vec![ExternalId { scheme: IdScheme::Xta, value }];
+        ids.push(acceptance.message.id);
+        drop(lab.store.accept(acceptance).await.unwrap());
+    }
+    lab.run(Duration::from_secs(1)).await;
+    let reason = RejectReason::IdTaken;
+    assert_eq!(lab.state(ids[2]).await, State::Rejected { reason });
+    let attempts = async |id| lab.store.head(id).await.unwrap().unwrap().attempts;
+    assert_eq!(
+        (attempts(ids[0]).await, attempts(ids[1]).await),
+        (0, 1),
+        "the second is marked when it is handed out"
+    );
+    assert_eq!(lab.lease().await, ids[..2]);
+    let card = lab.store.load(ids[1]).await.unwrap().unwrap().events;
+    assert!(card.iter().any(|event| event.kind == EventKind::SecondArrival { first: ids[0] }));
 }
