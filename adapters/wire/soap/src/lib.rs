@@ -4,10 +4,14 @@
 //! content there is streams past and is never held; names are resolved, so prefixes never matter; nothing leaves but through
 //! [`write`](mod@write), which escapes. Not here: what any operation means, HTTP itself, signatures.
 //!
-//! XTA 2 (2.1.1) speaks it today; nothing here knows that.
+//! XML that is signed has a tree of its own ([`document`]) and its canonical form ([`canonical`]).
+//!
+//! XTA 2 (2.1.1) and OSCI-Transport 1.2 speak it today; nothing here knows that.
 
 pub mod addressing;
 pub mod base64;
+pub mod canonical;
+pub mod document;
 mod element;
 mod envelope;
 mod fault;

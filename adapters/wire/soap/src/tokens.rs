@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use quick_xml::events::{BytesRef, BytesStart, Event};
+use quick_xml::events::{BytesDecl, BytesRef, BytesStart, Event};
 use quick_xml::name::{NamespaceResolver, PrefixDeclaration, ResolveResult};
 use quick_xml::reader::Reader;
 use quick_xml::{Error, XmlVersion};
@@ -39,7 +39,7 @@ impl Default for XmlLimits {
 }
 
 /// Bytes of the name of a namespace.
-const NAMESPACE_MAX: usize = 1_000;
+pub(crate) const NAMESPACE_MAX: usize = 1_000;
 
 /// Which bound was exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -241,17 +241,7 @@ impl<R: AsyncBufRead + Unpin> Tokens<R> {
             Event::Comment(text) if text.chars().all(is_char) => Ok(None),
             Event::Comment(_) => Err(XmlError::Malformed("a character that XML does not have")),
             Event::Decl(declaration) => {
-                let encoding =
-                    declaration.encoding().transpose().map_err(|_| XmlError::Malformed("declaration"))?;
-                match encoding {
-                    Some(name)
-                        if !name.eq_ignore_ascii_case("utf-8") && !name.eq_ignore_ascii_case("us-ascii") =>
-                    {
-                        Err(XmlError::Forbidden("any encoding but UTF-8"))
-                    }
-                    _ if self.seen_root || self.depth > 0 => Err(XmlError::Malformed("a declaration inside")),
-                    _ => Ok(None),
-                }
+                check_declaration(declaration, self.seen_root || self.depth > 0).map(|()| None)
             }
             Event::PI(_) => Err(XmlError::Forbidden("a processing instruction")),
             Event::DocType(_) => Err(XmlError::Forbidden("a document type")),
@@ -412,8 +402,20 @@ impl<R: AsyncBufRead + Unpin> Tokens<R> {
     }
 }
 
+/// The XML declaration comes first and names no other encoding.
+pub(crate) fn check_declaration(declaration: &BytesDecl<'_>, late: bool) -> Result<(), XmlError> {
+    let encoding = declaration.encoding().transpose().map_err(|_| XmlError::Malformed("declaration"))?;
+    match encoding {
+        Some(name) if !name.eq_ignore_ascii_case("utf-8") && !name.eq_ignore_ascii_case("us-ascii") => {
+            Err(XmlError::Forbidden("any encoding but UTF-8"))
+        }
+        _ if late => Err(XmlError::Malformed("a declaration inside")),
+        _ => Ok(()),
+    }
+}
+
 /// XML 1.0, production 2.
-fn is_char(c: char) -> bool {
+pub(crate) fn is_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)
 }
 
@@ -423,7 +425,7 @@ pub(crate) fn is_space(c: char) -> bool {
 }
 
 /// Names begin like names and have at most one prefix. The rest of the characters cannot do harm and is not looked at.
-fn check_qname(name: &str) -> Result<(), XmlError> {
+pub(crate) fn check_qname(name: &str) -> Result<(), XmlError> {
     let begins_well = |part: &str| part.starts_with(|c: char| c.is_alphabetic() || c == '_' || c >= '\u{C0}');
     let well = match name.split_once(':') {
         Some((prefix, local)) => begins_well(prefix) && begins_well(local) && !local.contains(':'),
@@ -461,7 +463,7 @@ fn bound(namespace: &ResolveResult<'_>) -> Result<String, XmlError> {
 }
 
 /// The five entities everybody knows, and characters by number.
-fn resolve(reference: &BytesRef<'_>) -> Result<char, XmlError> {
+pub(crate) fn resolve(reference: &BytesRef<'_>) -> Result<char, XmlError> {
     let wrong = XmlError::Malformed("a reference");
     if reference.is_char_ref() {
         let character = reference.resolve_char_ref().ok().flatten();
