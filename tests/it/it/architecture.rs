@@ -20,6 +20,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "thin driving adapter; XML and packages are the library's",
     ),
     (
+        "amtsbote-osci",
+        &["amtsbote-core", "amtsbote-http", "amtsbote-soap"],
+        "driving and driven adapter; the one tree of signed XML is the library's",
+    ),
+    (
         "amtsbote-dvdv",
         &["amtsbote-core", "amtsbote-http", "amtsbote-tls"],
         "shares no message types with the mock",
@@ -91,6 +96,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("quick-xml", &["amtsbote-soap"]),
     ("reqwest", &["amtsbote-http"]),
     ("cms", &["amtsbote-seal"]),
+    ("openssl", &["amtsbote-osci"]),
     ("anyhow", &["amtsbote", "dvdv-mock"]),
 ];
 
