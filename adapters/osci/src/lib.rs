@@ -1,7 +1,19 @@
 //! OSCI-Transport 1.2: the intermediary other systems talk to.
 //!
-//! [`codec`] knows the bytes and does no I/O; everything else decides nothing but leaves that to core.
+//! [`codec`] knows the bytes and does no I/O. Around it: [`reception`] takes messages in, [`dialogs`] and [`clients`] say who is talking,
+//! `orders` and `cards` do what is wanted through core, `deliveries` maps, `respond` sends. Every decision about a message is core's.
 
+mod cards;
+pub mod clients;
 pub mod codec;
+mod deliveries;
+pub mod dialogs;
+mod orders;
 pub mod reception;
+mod respond;
+mod server;
+mod services;
 pub mod spool;
+
+pub use server::router;
+pub use services::{DIALOG_IDLE, DeliveryIds, MetadataCodec, OsciKeys, OsciOptions, Services};

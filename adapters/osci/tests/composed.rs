@@ -151,13 +151,10 @@ fn every_request_is_read_as_it_was_written() {
         algorithm: signer.preferred(),
         key: CertificateRole::SignatureOriginator.id_of(signer.certificate()),
     };
+    let block = certificates.write_others();
     for one in requests() {
-        let extras = Extras {
-            others: Some(&certificates),
-            features: Some(&features),
-            custom: &custom,
-            ..Extras::default()
-        };
+        let extras =
+            Extras { others: Some(&block), features: Some(&features), custom: &custom, ..Extras::default() };
         let xml = request(&one, &control(), "de en", extras).finish(Some(&signer), &[]).unwrap();
         let envelope = read(&xml);
         assert_eq!(Request::read(&envelope).unwrap(), one, "{xml}");
@@ -336,7 +333,8 @@ fn sealed_contents_open_for_their_readers_only() {
     let sealed =
         container.seal(Some(&author), &readers, Method::default(), std::slice::from_ref(&part_key)).unwrap();
     let store = Request::StoreDelivery { id: Some("x".to_owned()), subject: None };
-    let extras = Extras { others: Some(&certificates), package: &sealed, ..Extras::default() };
+    let block = certificates.write_others();
+    let extras = Extras { others: Some(&block), package: &sealed, ..Extras::default() };
     let envelope = read(&request(&store, &control(), "de", extras).finish(None, &[]).unwrap());
     let package = ContentPackage::of(&envelope).unwrap();
     package.check(&certificates, &BTreeSet::from(["a<b>"]), &NoParts).unwrap();

@@ -259,7 +259,12 @@ pub(crate) async fn list(
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(malformed("limit"));
     }
-    let filter = SubmissionFilter { account: caller.0.name.clone(), case_id, state: query.state };
+    let filter = SubmissionFilter {
+        account: Some(caller.0.name.clone()),
+        case_id,
+        state: query.state,
+        ..SubmissionFilter::default()
+    };
     let (entries, next) =
         services.submissions.list(&filter, after, limit).await.map_err(fault::submission)?;
     let lines = entries.into_iter().map(|entry| SubmissionLine {

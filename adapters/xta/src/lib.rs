@@ -45,7 +45,7 @@ pub use client::{CallError, ContentStream, Fetched, Listed, RemoteFault, Reply, 
 pub use cursors::Cursors;
 pub use fault::ErrorCode;
 pub use operation::{Operation, Port};
-pub use order::{NewOrder, container_of, document_of, metadata_of};
+pub use order::{NewOrder, container_of, document_of, metadata_of, read_carried, write_carried};
 pub use poller::Poller;
 pub use server::router;
 

@@ -8,7 +8,7 @@ use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{Face, ItemState};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::key::PartyId;
-use amtsbote_core::mailbox::MailboxError;
+use amtsbote_core::mailbox::{MailboxError, XTA_CLAIM};
 use amtsbote_core::message::IdScheme;
 use amtsbote_core::port::StoredMessage;
 use amtsbote_soap::Element;
@@ -302,7 +302,7 @@ impl Services {
         let mut again = again;
         cursor.page.clear();
         while let Some(next) = again.take().or_else(|| cursor.rest.pop_front()) {
-            let taken = match self.mailboxes.take(&caller.account, next, Face::Xta).await {
+            let taken = match self.mailboxes.take(&caller.account, next, Face::Xta, XTA_CLAIM).await {
                 Ok(taken) => taken,
                 // Somebody else was faster.
                 Err(error) => match Refused::from(error) {

@@ -1,13 +1,16 @@
 //! New orders for [`XtaClient::send`](crate::XtaClient::send).
 
 use amtsbote_core::account::Account;
+use amtsbote_core::key::PartyId;
 use amtsbote_core::message::Metadata;
-use amtsbote_soap::{Content, Element};
+use amtsbote_core::port::StoredMessage;
+use amtsbote_soap::write::{Prefixes, write_whole};
+use amtsbote_soap::{Content, Element, XmlLimits};
 
 use crate::fault::{ErrorCode, Refused};
-use crate::mapping::understand;
+use crate::mapping::{View, order_of, understand, understand_from};
 use crate::metadata::{Added, MetaData, code, party, undefined_scenario};
-use crate::names::{LIST_ELEMENT_NAME, META, NO_SCENARIO, XTA};
+use crate::names::{ADDRESSING, LIST_ELEMENT_NAME, META, NO_SCENARIO, XTA};
 
 /// An order of an author that has nothing but the usual.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,3 +90,20 @@ pub fn metadata_of(order: &Element, account: &Account) -> Result<Metadata, Error
         Refused::Plain(_) => ErrorCode::Internal,
     })
 }
+
+/// What core can know of an order that came in another protocol, from a sender that is known by that; `None` if it is no order. The reader
+/// it names counts as recipient.
+pub async fn read_carried(order: &str, sender: &PartyId) -> Option<Metadata> {
+    let element = amtsbote_soap::parse(order.as_bytes(), XmlLimits::default()).await.ok()?;
+    let (order, _) = MetaData::read(&element).ok()?;
+    understand_from(&order, sender.clone(), None).ok().map(|understood| understood.metadata)
+}
+
+/// The order of a message for protocols that carry it, as its reader sees it.
+pub async fn write_carried(stored: &StoredMessage) -> String {
+    let (order, _) = order_of(stored, View::Reader, None, None).await;
+    String::from_utf8(write_whole(&order, CARRIED)).unwrap_or_default()
+}
+
+/// Declared on orders that travel in other protocols.
+const CARRIED: &Prefixes = &[("meta", META), ("wsa", ADDRESSING)];

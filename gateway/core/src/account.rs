@@ -28,6 +28,10 @@ pub enum Credential {
     Pinned([u8; 32]),
     /// Any client certificate of the configured client CA with this subject (RFC 4514 text).
     Subject(Box<str>),
+    /// The cipher certificate of OSCI with this SHA-256 over its DER: whoever reads what is encrypted for it.
+    OsciCipher([u8; 32]),
+    /// The signature certificate of OSCI with this SHA-256 over its DER.
+    OsciSignature([u8; 32]),
 }
 
 /// How an organisation that is served here gets its messages.
@@ -174,7 +178,7 @@ impl AccountBook {
     pub fn pinned(&self) -> impl Iterator<Item = &[u8; 32]> {
         self.by_credential.keys().filter_map(|credential| match credential {
             Credential::Pinned(fingerprint) => Some(fingerprint),
-            Credential::Subject(_) => None,
+            Credential::Subject(_) | Credential::OsciCipher(_) | Credential::OsciSignature(_) => None,
         })
     }
 

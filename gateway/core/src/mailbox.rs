@@ -39,8 +39,8 @@ pub enum MailboxError {
     Store(#[from] StoreError),
 }
 
-/// How long a message that was taken without a lease cannot be leased.
-const CLAIM: Duration = Duration::from_secs(300);
+/// How long a message that was taken over XTA cannot be leased.
+pub const XTA_CLAIM: Duration = Duration::from_secs(300);
 /// Fetches of one message by faces without leases that are written down. A reader that comes again and again without ever closing
 /// must not fill the journal; it is no longer protected from those that lease.
 const TAKES_NOTED: u32 = 64;
@@ -328,8 +328,8 @@ impl Mailboxes {
         Ok(found)
     }
 
-    /// Hands a whole message over by a face without leases, durably before the first byte. Leases are refused for five minutes, other
-    /// readers of such faces are not; taking it again is allowed and noted.
+    /// Hands a whole message over by a face without leases, durably before the first byte. Leases are refused for the time of `claim`,
+    /// other readers of such faces are not; taking it again is allowed and noted.
     ///
     /// # Errors
     /// [`Refusal::NotNow`] while somebody holds a lease, [`Refusal::Finished`], [`Refusal::Held`], or unknown.
@@ -338,6 +338,7 @@ impl Mailboxes {
         account: &Account,
         id: MessageId,
         face: Face,
+        claim: Duration,
     ) -> Result<StoredMessage, MailboxError> {
         let message = self.open(account, id).await?;
         let now = self.clock.now();
@@ -345,7 +346,7 @@ impl Mailboxes {
         if held || self.hold_on_message(&message).is_some() {
             return Err(Refusal::Held.into());
         }
-        let input = Input::Take { account: account.name.clone(), face, until: add(now, CLAIM) };
+        let input = Input::Take { account: account.name.clone(), face, until: add(now, claim) };
         let noted = message.delivery.attempts < TAKES_NOTED
             || message.delivery.apply(input.clone(), now)?.delivery.state == State::Expired;
         let taken = if noted { self.change(account, id, input).await? } else { message };

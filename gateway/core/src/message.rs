@@ -197,6 +197,12 @@ pub enum CarriedKind {
     XtaMetadata,
     /// The element X509TokenContainer of XTA 2.1.1.
     XtaTokens,
+    /// The certificates of an OSCI delivery, a header block in its canonical form.
+    OsciCertificates,
+    /// A header block of an OSCI delivery that nobody here knows, in its canonical form.
+    OsciHeader,
+    /// Checks of the certificates of an OSCI delivery, as JSON.
+    OsciInspections,
 }
 
 /// Metadata of a protocol as it came, byte for byte. What [`Metadata`] knows is there, too; the rest is carried to whoever speaks

@@ -1,6 +1,7 @@
 //! Configuration: a TOML file is read key by key, every problem is reported at once with its remedy, and what comes out has no
 //! half-set values.
 
+mod osci;
 mod reader;
 mod schema;
 mod xta;
@@ -22,6 +23,7 @@ use amtsbote_telemetry::LogOptions;
 use amtsbote_xta::{Urls, XtaOptions};
 use url::Url;
 
+pub use osci::OsciConfig;
 pub use reader::ConfigIssue;
 
 /// The commented file with all keys.
@@ -174,6 +176,10 @@ pub struct AccountConfig {
     pub account: Account,
     /// Certificates that are pinned by their content.
     pub certificates: Vec<PathBuf>,
+    /// Cipher certificates of OSCI.
+    pub osci_cipher: Vec<PathBuf>,
+    /// Signature certificates of OSCI.
+    pub osci_signature: Vec<PathBuf>,
 }
 
 /// The whole configuration.
@@ -195,6 +201,8 @@ pub struct Config {
     pub rest: RestLimits,
     /// The XTA face.
     pub xta: XtaOptions,
+    /// The OSCI intermediary.
+    pub osci: Option<OsciConfig>,
     /// Key of the seal.
     pub seal: KeyPair,
     /// The directory.

@@ -5,6 +5,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod operator;
+mod osci;
 mod system;
 mod wire;
 

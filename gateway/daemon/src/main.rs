@@ -251,7 +251,7 @@ async fn run(
 ) -> anyhow::Result<ExitCode> {
     if let Some(file) = ready_file {
         let addresses = serde_json::json!({
-            "pid": std::process::id(), "exchange": gateway.exchange, "operator": gateway.operator, "telemetry": gateway.telemetry,
+            "pid": std::process::id(), "exchange": gateway.exchange, "osci": gateway.osci, "operator": gateway.operator, "telemetry": gateway.telemetry,
         });
         if file == Path::new("-") {
             println!("{addresses}");

@@ -25,6 +25,7 @@ use amtsbote_core::submissions::Submissions;
 use amtsbote_core::wake::Wake;
 use amtsbote_dvdv::{DvdvDirectory, DvdvOptions, EntryPath};
 use amtsbote_http::{Client, ClientOptions, InFlight, Listener, Quotas, Reach, serve};
+use amtsbote_osci::dialogs::Dialogs;
 use amtsbote_rest::{AdminServices, Services};
 use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
@@ -34,11 +35,14 @@ use amtsbote_xta::{Cursors, Poller, XtaChannel, XtaClient, XtaServer};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Insight};
-use crate::config::{BrokerConfig, Config, DirectoryConfig, RoutingConfig, TlsListener, XtaServerConfig};
+use crate::config::{
+    BrokerConfig, Config, DirectoryConfig, KeyPair, RoutingConfig, TlsListener, XtaServerConfig,
+};
 use crate::system::{SystemClock, SystemEntropy};
 
 /// Largest answer of a directory server.
@@ -87,6 +91,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub struct Gateway {
     /// Where portals and departments reach it.
     pub exchange: SocketAddr,
+    /// Where clients of OSCI reach it.
+    pub osci: Option<SocketAddr>,
     /// Where operators reach it.
     pub operator: Option<SocketAddr>,
     /// Metrics and health.
@@ -189,6 +195,16 @@ fn load_accounts(config: &Config) -> Result<AccountBook, StartError> {
                 account.credentials.push(Credential::Pinned(sha256(leaf)));
             }
         }
+        for (paths, credential) in [
+            (&entry.osci_cipher, Credential::OsciCipher as fn([u8; 32]) -> Credential),
+            (&entry.osci_signature, Credential::OsciSignature),
+        ] {
+            for path in paths {
+                let certificates = amtsbote_tls::load_certificates(path)
+                    .map_err(|error| configuration(format!("account {}", account.name))(&error))?;
+                account.credentials.extend(certificates.first().map(|leaf| credential(sha256(leaf))));
+            }
+        }
         accounts.push(account);
     }
     AccountBook::try_new(accounts).map_err(|conflicts| StartError::Configuration {
@@ -220,6 +236,15 @@ fn build_tls(
     let expires = identity.expires().and_then(|at| Timestamp::try_from(at).ok());
     let tls = ServerTls::new(identity, trusted, auth).map_err(|error| configuration("TLS")(&error))?;
     Ok((Arc::new(tls), expires))
+}
+
+/// TLS for everybody, without certificates of clients.
+fn server_tls(pair: &KeyPair) -> Result<Arc<ServerTls>, StartError> {
+    let failed = |error: &dyn std::error::Error| configuration("osci")(error);
+    let identity = Identity::load(&pair.certificate, &pair.key).map_err(|error| failed(&error))?;
+    let trusted = Trusted { pins: HashSet::new(), authorities: Vec::new() };
+    let tls = ServerTls::new(identity, trusted, ClientAuth::Requested).map_err(|error| failed(&error))?;
+    Ok(Arc::new(tls))
 }
 
 fn client_tls(authorities: &[PathBuf]) -> Result<amtsbote_tls::ClientConfig, StartError> {
@@ -496,6 +521,40 @@ impl Gateway {
             options: config.xta.clone(),
             cursors: Cursors::default(),
         };
+        let intermediary = match &config.osci {
+            None => None,
+            Some(osci) => {
+                let folder = config.store.join("osci");
+                std::fs::create_dir_all(&folder)
+                    .map_err(|error| configuration(folder.display().to_string())(&error))?;
+                let keys = crate::osci::keys(osci)?;
+                for (role, expires) in crate::osci::expiries(&keys) {
+                    health.certificate(role, expires);
+                }
+                Some(amtsbote_osci::Services {
+                    intake: Arc::clone(&intake),
+                    submissions: Arc::clone(&submissions),
+                    mailboxes: Arc::clone(&mailboxes),
+                    ids: Arc::new(Reservations::new(
+                        Arc::clone(&store),
+                        Arc::clone(&clock),
+                        Arc::clone(&entropy),
+                    )),
+                    store: Arc::clone(&store),
+                    clock: Arc::clone(&clock),
+                    entropy: Arc::clone(&entropy),
+                    accounts: Arc::clone(&accounts),
+                    trust: crate::osci::trust(osci)?,
+                    keys: Arc::new(keys),
+                    metadata: Arc::new(crate::osci::XtaMetadata),
+                    quotas: Arc::clone(&quotas),
+                    in_flight: Arc::clone(&in_flight),
+                    options: crate::osci::options(osci, &folder),
+                    dialogs: Dialogs::new(osci.dialog_idle),
+                    large: Arc::new(Semaphore::new(crate::osci::LARGE_AT_ONCE)),
+                })
+            }
+        };
         let mut pollers = Vec::new();
         for (name, server) in &config.xta_servers {
             let Some(poll) = &server.poll else { continue };
@@ -550,6 +609,14 @@ impl Gateway {
             Some(listener) => Some(bind("operator", listener.listen).await?),
             None => None,
         };
+        let osci_socket = match &config.osci {
+            Some(osci) => Some(bind("osci", osci.listen).await?),
+            None => None,
+        };
+        let osci_tls = match config.osci.as_ref().and_then(|osci| osci.tls.as_ref()) {
+            Some(pair) => Some(server_tls(pair)?),
+            None => None,
+        };
         let telemetry_socket = match config.telemetry {
             Some(address) => Some(bind("telemetry", address).await?),
             None => None,
@@ -564,6 +631,10 @@ impl Gateway {
             Some(exchange_tls),
             amtsbote_xta::router(Arc::new(xta)).fallback_service(amtsbote_rest::router(Arc::new(services))),
         )];
+        let osci = osci_socket.as_ref().map(|(_, address)| *address);
+        if let (Some((socket, _)), Some(services)) = (osci_socket, intermediary) {
+            listeners.push(listen("osci", socket, osci_tls, amtsbote_osci::router(Arc::new(services))));
+        }
         let (operator, telemetry) = (
             operator_socket.as_ref().map(|(_, address)| *address),
             telemetry_socket.as_ref().map(|(_, address)| *address),
@@ -582,9 +653,10 @@ impl Gateway {
             tokio::spawn(count_waiting(operations, metrics, clock, stop.clone())),
         ];
         upkeep.extend(pollers.into_iter().map(|poller| tokio::spawn(poller.run(stop.clone()))));
-        tracing::info!(%exchange, operator = ?operator, telemetry = ?telemetry, held = config.hold, "The gateway is running.");
+        tracing::info!(%exchange, osci = ?osci, operator = ?operator, telemetry = ?telemetry, held = config.hold, "The gateway is running.");
         Ok(Self {
             exchange,
+            osci,
             operator,
             telemetry,
             stop,
@@ -724,6 +796,10 @@ pub fn check_files(config: &Config) -> Vec<StartError> {
     note(check_entry(&config.directory.entry));
     for (name, broker) in &config.brokers {
         note(build_broker(name, broker).map(drop));
+    }
+    if let Some(osci) = &config.osci {
+        note(crate::osci::check(osci));
+        note(osci.tls.as_ref().map_or(Ok(()), |pair| server_tls(pair).map(drop)));
     }
     problems
 }

@@ -76,6 +76,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "amtsbote-store-sled",
             "amtsbote-rest",
             "amtsbote-xta",
+            "amtsbote-osci",
             "amtsbote-dvdv",
             "amtsbote-amqp",
             "amtsbote-seal",

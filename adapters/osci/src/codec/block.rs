@@ -236,6 +236,11 @@ impl Certificates {
         self
     }
 
+    /// Writes the block of those that are not an intermediary's.
+    pub fn write_others(&self) -> String {
+        self.write("NonIntermediaryCertificates")
+    }
+
     /// Writes a block of them, in the order of the schema.
     pub(crate) fn write(&self, name: &str) -> String {
         let mut inner = String::new();

@@ -4,6 +4,7 @@ use amtsbote_soap::document::ElementRef;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 
 use super::block::content;
 use super::certificate::Certificate;
@@ -109,7 +110,8 @@ pub(crate) fn write_feedback(name: &str, codes: &[Code], language: Language) -> 
 }
 
 /// What is known of a certificate's signature by its issuer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum MathResult {
     /// It is right.
     Ok,
@@ -120,7 +122,7 @@ pub enum MathResult {
 }
 
 /// One check of a certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspection {
     /// When.
     pub at: Timestamp,

@@ -112,6 +112,12 @@ impl Certificate {
         number.map_or_else(|_| String::new(), |digits| digits.to_string())
     }
 
+    /// The last second of its validity.
+    pub fn expires(&self) -> Option<Timestamp> {
+        let end = self.0.parsed.tbs_certificate.validity.not_after.to_unix_duration();
+        Timestamp::from_second(i64::try_from(end.as_secs()).ok()?).ok()
+    }
+
     /// Whether it is valid at a time.
     pub fn is_valid_at(&self, at: Timestamp) -> bool {
         let validity = &self.0.parsed.tbs_certificate.validity;
@@ -120,6 +126,12 @@ impl Certificate {
             (Ok(start), Ok(end)) => (start..=end).contains(&at.as_second()),
             _ => false,
         }
+    }
+
+    /// Whether another certificate's key signed this one.
+    pub fn is_signed_by(&self, issuer: &Self) -> bool {
+        let parsed = openssl::x509::X509::from_der(&self.0.der);
+        parsed.and_then(|parsed| parsed.verify(&issuer.0.key)).unwrap_or(false)
     }
 
     /// Whether it may sign; without the extension it may.

@@ -11,8 +11,8 @@ use super::order::{Answer, Request};
 pub struct Extras<'a> {
     /// Certificates of the intermediary.
     pub intermediary: Option<&'a Certificates>,
-    /// Certificates of all others.
-    pub others: Option<&'a Certificates>,
+    /// Certificates of all others: the block, as [`Certificates::write_others`] makes it or as it came.
+    pub others: Option<&'a str>,
     /// What we can do.
     pub features: Option<&'a Features>,
     /// Header blocks that go along, as they are.
@@ -30,7 +30,7 @@ fn block_of(certificates: Option<&Certificates>, name: &str) -> Option<String> {
 fn finish(mut draft: Draft, extras: Extras<'_>, has_package: bool) -> Draft {
     draft = draft
         .with(block_of(extras.intermediary, "IntermediaryCertificates"))
-        .with(block_of(extras.others, "NonIntermediaryCertificates"))
+        .with(extras.others.map(str::to_owned))
         .with(extras.features.map(Features::write));
     for block in extras.custom {
         draft = draft.with(block.clone());

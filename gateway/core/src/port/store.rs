@@ -189,11 +189,13 @@ pub struct Timer {
     pub due: Timestamp,
 }
 
-/// Which of an account's submissions.
-#[derive(Debug, Clone)]
+/// Which messages: those an account handed in, and those that go to some organisations.
+#[derive(Debug, Clone, Default)]
 pub struct SubmissionFilter {
-    /// Whose.
-    pub account: AccountName,
+    /// Who handed them in.
+    pub account: Option<AccountName>,
+    /// Where they go.
+    pub organizations: Vec<PartyId>,
     /// Of one case only.
     pub case_id: Option<CaseId>,
     /// In one shown state only.
@@ -203,7 +205,9 @@ pub struct SubmissionFilter {
 impl SubmissionFilter {
     /// Whether a delivery passes.
     pub fn matches(&self, delivery: &Delivery) -> bool {
-        delivery.account == self.account
+        let goes_there = |destination: &Destination| self.organizations.contains(&destination.organization);
+        (self.account.as_ref() == Some(&delivery.account)
+            || delivery.destination.as_ref().is_some_and(goes_there))
             && self.case_id.as_ref().is_none_or(|wanted| delivery.case_id.as_ref() == Some(wanted))
             && self.state.as_deref().is_none_or(|wanted| delivery.shown_state() == wanted)
     }
@@ -453,7 +457,7 @@ pub trait MessageStore: Send + Sync {
     /// When the store is sick.
     async fn leased(&self, lease: LeaseId) -> Result<Vec<MessageId>, StoreError>;
 
-    /// An account's submissions, newest first, beginning after the cursor. May return fewer than `limit` together with a
+    /// Messages that pass a filter, newest first, beginning after the cursor. May return fewer than `limit` together with a
     /// cursor when it has looked at enough for one call.
     ///
     /// # Errors

@@ -19,11 +19,11 @@ use toml::Table;
 use url::Url;
 
 use super::reader::{ConfigIssue, Findings, Section};
-use super::xta;
 use super::{
     AccountConfig, BrokerConfig, BrokerTls, Config, DirectoryConfig, KeyPair, LoginConfig, RoutingConfig,
     TlsListener, XtaServerConfig,
 };
+use super::{osci, xta};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -64,6 +64,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     let telemetry = telemetry(root.section(findings, "telemetry"), findings);
     let (limits, rest) = limits(root.section(findings, "limits"), findings);
     let xta = xta::face(root.section(findings, "xta"), findings, rest.body);
+    let osci = osci::intermediary(root.section(findings, "osci"), findings, rest.body);
     let seal = key_pair(root.section(findings, "seal"), findings);
     let directory = directory(root.section(findings, "directory"), findings);
     let (routing, route_retry, route_max_wait) = routing(root.section(findings, "routing"), findings);
@@ -96,6 +97,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
         limits,
         rest,
         xta,
+        osci,
         seal: seal?,
         directory: directory?,
         routing: routing?,
@@ -588,7 +590,9 @@ fn account(
     }
     credentials
         .extend(section.texts(findings, "subjects").into_iter().map(|text| Credential::Subject(text.into())));
-    if certificates.is_empty() && credentials.is_empty() {
+    let osci_cipher = section.paths(findings, "osci_cipher");
+    let osci_signature = section.paths(findings, "osci_signature");
+    if certificates.is_empty() && credentials.is_empty() && osci_cipher.is_empty() {
         section.issue(findings, "certificates", "is empty", "name certificates, fingerprints or subjects");
     }
     let limited = section.has("message_bytes");
@@ -598,5 +602,7 @@ fn account(
     Some(AccountConfig {
         account: Account { name: name?, roles, parties, serves, channel, credentials, message_limit },
         certificates,
+        osci_cipher,
+        osci_signature,
     })
 }

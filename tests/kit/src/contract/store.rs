@@ -537,7 +537,7 @@ async fn submissions_are_listed_newest_first(store: &dyn MessageStore) {
     }
     apply(store, ids[1], Input::Cancel { account: PORTAL.parse().unwrap() }, noon()).await;
     ids.reverse();
-    let mut filter = SubmissionFilter { account: PORTAL.parse().unwrap(), case_id: None, state: None };
+    let mut filter = SubmissionFilter { account: PORTAL.parse().ok(), ..SubmissionFilter::default() };
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let (page, next) = store.submissions(&filter, after, 2).await.unwrap();
@@ -552,8 +552,11 @@ async fn submissions_are_listed_newest_first(store: &dyn MessageStore) {
     assert_eq!(store.submissions(&filter, None, 9).await.unwrap().0.len(), 1);
     filter.case_id = Some("another".parse().unwrap());
     assert!(store.submissions(&filter, None, 9).await.unwrap().0.is_empty());
-    let foreign = SubmissionFilter { account: "stranger".parse().unwrap(), case_id: None, state: None };
+    let foreign = SubmissionFilter { account: "stranger".parse().ok(), ..SubmissionFilter::default() };
     assert!(store.submissions(&foreign, None, 9).await.unwrap().0.is_empty());
+    let organization = store.head(ids[0]).await.unwrap().unwrap().destination.unwrap().organization;
+    let there = SubmissionFilter { organizations: vec![organization], ..foreign };
+    assert_eq!(store.submissions(&there, None, 9).await.unwrap().0.len(), ids.len());
 }
 
 async fn retention_removes_payload_then_record(store: &dyn MessageStore) {

@@ -10,7 +10,7 @@ use amtsbote_core::delivery::{
 };
 use amtsbote_core::engine::{DestinationPolicy, EngineOptions, NOTICE_TYPE, Policies};
 use amtsbote_core::hold::HoldKey;
-use amtsbote_core::mailbox::MailboxError;
+use amtsbote_core::mailbox::{MailboxError, XTA_CLAIM};
 use amtsbote_core::message::{ExternalId, IdScheme, Priority};
 use amtsbote_core::operations::{Action, Bulk, BulkProblem, DeadFilter, JobState, OperationError};
 use amtsbote_core::port::{MessageStore, NoteKind};
@@ -484,7 +484,7 @@ async fn a_reader_that_never_closes_does_not_fill_the_journal() {
     let lab = Lab::new(FakeChannel::taking(), sealer(), EngineOptions::default()).await;
     let id = lab.accept("one", ChannelKind::Mailbox).await;
     lab.run(Duration::from_secs(1)).await;
-    let take = || lab.mailboxes.take(&lab.department, id, Face::Xta);
+    let take = || lab.mailboxes.take(&lab.department, id, Face::Xta, XTA_CLAIM);
     for _ in 0..64 {
         drop(take().await.unwrap());
     }

@@ -1,0 +1,375 @@
+//! What each order does. Durable before it is answered; every decision about a message is core's.
+
+use std::sync::Arc;
+
+use amtsbote_core::Timestamp;
+use amtsbote_core::account::{Account, Credential, Role};
+use amtsbote_core::delivery::{Delivery, Face, ItemState, Refusal};
+use amtsbote_core::id::MessageId;
+use amtsbote_core::intake::{Admission, IntakeError, Submission, Target, UnusableCertificate};
+use amtsbote_core::key::{PartyId, ServiceKey, SpecificationUri};
+use amtsbote_core::mailbox::MailboxError;
+use amtsbote_core::message::{CarriedKind, ExternalId, IdScheme, IntakeKey, Message, Metadata, Priority};
+use amtsbote_core::port::{StoreError, StoredMessage};
+use amtsbote_core::route::Route;
+use bytes::Bytes;
+
+use crate::clients::Client;
+use crate::codec::block::CertificateRole;
+use crate::codec::code::{Code, Kind, Language};
+use crate::codec::content::ContentPackage;
+use crate::codec::order::{Answer, FetchRule, Request};
+use crate::deliveries::{KeepError, Rendered, carry, keep, osci_id, plan, render};
+use crate::dialogs::Dialog;
+use crate::respond::Outgoing;
+use crate::server::{Failure, Understood};
+use crate::services::Services;
+
+/// Stands for the service of a delivery that names none.
+const NO_SERVICE: &str = "urn:amtsbote:service:unnamed";
+/// Messages of a mailbox that are looked at at a time.
+const PAGE: usize = 64;
+
+/// An order whose client is known.
+pub(crate) struct Order {
+    pub(crate) understood: Understood,
+    pub(crate) client: Client,
+    pub(crate) dialog: Option<Dialog>,
+    /// Why it is not executed.
+    pub(crate) refused: Option<Code>,
+    pub(crate) now: Timestamp,
+    /// What the response hands over.
+    pub(crate) handed_over: Option<MessageId>,
+}
+
+/// What came of an order, ready to be written.
+pub(crate) struct Done {
+    pub(crate) answer: Answer,
+    pub(crate) codes: Vec<Code>,
+    pub(crate) language: Language,
+    /// Children of the content package.
+    pub(crate) package: String,
+    /// Block of certificates of a delivery.
+    pub(crate) certificates: Option<String>,
+    pub(crate) custom: Vec<String>,
+    pub(crate) parts: Vec<Outgoing>,
+}
+
+impl Done {
+    /// An order that was executed and needs nothing besides its answer.
+    pub(crate) fn found(answer: Answer, codes: Vec<Code>) -> Self {
+        Self {
+            answer,
+            codes,
+            language: Language::default(),
+            package: String::new(),
+            certificates: None,
+            custom: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+
+    /// An order that was not executed.
+    pub(crate) fn refused(request: &Request, code: Code) -> Self {
+        Self::found(Answer::nothing(request), vec![code])
+    }
+
+    /// Whether it was executed.
+    pub(crate) fn is_success(&self) -> bool {
+        self.codes.iter().all(|code| matches!(code.kind(), Kind::Success | Kind::Warning))
+    }
+}
+
+/// Why an order was not executed: with a code in its response, or with a fault.
+pub(crate) enum Stop {
+    Code(Vec<Code>),
+    Failure(Failure),
+}
+
+impl<T: Into<Failure>> From<T> for Stop {
+    fn from(failure: T) -> Self {
+        Self::Failure(failure.into())
+    }
+}
+
+impl Stop {
+    pub(crate) fn code(code: Code) -> Self {
+        Self::Code(vec![code])
+    }
+}
+
+impl Services {
+    /// Executes an order.
+    pub(crate) async fn execute(&self, order: &mut Order) -> Result<Done, Failure> {
+        let request = order.understood.request.clone();
+        let executed = match &request {
+            Request::InitDialog => Ok(Done::found(Answer::InitDialog, vec![Code::DoneOpen])),
+            Request::ExitDialog => Ok(Done::found(Answer::ExitDialog, vec![Code::Done])),
+            Request::GetMessageId => self.give_id(order).await,
+            Request::StoreDelivery { id, subject } => {
+                self.store_delivery(order, id.as_deref(), subject.clone()).await
+            }
+            Request::FetchDelivery(rule) => self.fetch(order, rule).await,
+            Request::FetchProcessCard(rule) => self.cards(order, rule).await,
+            _ => Err(Stop::code(Code::ExecutionFailed)),
+        };
+        let mut done = match executed {
+            Ok(done) => done,
+            Err(Stop::Code(codes)) => Done { codes, ..Done::found(Answer::nothing(&request), Vec::new()) },
+            Err(Stop::Failure(failure)) => return Err(failure),
+        };
+        done.language = order.understood.language;
+        Ok(done)
+    }
+
+    async fn give_id(&self, order: &Order) -> Result<Done, Stop> {
+        if !order.client.account.has(Role::Author) {
+            return Err(Failure::Code(Code::ClientCipherInvalid).into());
+        }
+        let id = self.ids.give(&order.client.account).await?;
+        Ok(Done::found(Answer::GetMessageId(Some(id)), vec![order.success()]))
+    }
+
+    /// The account whose mailbox a delivery goes to, and the mailbox.
+    fn addressee(&self, order: &Order) -> Result<(Arc<Account>, PartyId), Stop> {
+        let certificates = &order.understood.certificates;
+        let cipher = certificates.get(CertificateRole::CipherAddressee);
+        let cipher = cipher.ok_or(crate::codec::Problem::Structure("no CipherCertificateAddressee"))?;
+        let accounts = self.accounts.load();
+        let account = accounts.authenticate(&Credential::OsciCipher(cipher.fingerprint()));
+        // Whoever may not know that somebody is here is told the same as if nobody were.
+        let account = account.filter(|account| self.trust.may_store_for(&order.client, account));
+        let served =
+            account.and_then(|account| Some((account, account.serves.first().or(account.parties.first())?)));
+        let (account, mailbox) = served.ok_or(Stop::code(Code::AddresseeCipherInvalid))?;
+        Ok((Arc::clone(account), mailbox.clone()))
+    }
+
+    /// `storeDelivery`
+    async fn store_delivery(
+        &self,
+        order: &mut Order,
+        id: Option<&str>,
+        subject: Option<String>,
+    ) -> Result<Done, Stop> {
+        let client = order.client.clone();
+        if !client.account.has(Role::Author) {
+            return Err(Failure::Code(Code::ClientCipherInvalid).into());
+        }
+        let id = id.ok_or(Stop::code(Code::NoMessageId))?.to_owned();
+        let holder = self.ids.holder(&id).await?;
+        let (_, reserved) = holder
+            .filter(|(holder, _)| *holder == client.account.name)
+            .ok_or(Stop::code(Code::MessageIdUnusable))?;
+        let (_, mailbox) = self.addressee(order)?;
+        let (inspections, codes) = self.trust.inspect(&order.understood.certificates, order.now);
+        if codes.iter().any(|code| code.kind() == Kind::Error) {
+            return Err(Stop::Code(codes));
+        }
+        let understood = &order.understood;
+        let planned = {
+            let package = ContentPackage::of(&understood.received.envelope)?;
+            let received = &understood.received;
+            let checked = package.check(&understood.certificates, &received.part_ids(), received);
+            checked.map_err(|problem| match problem.code() {
+                code if code.is_fault() => Stop::from(problem),
+                code => Stop::code(code),
+            })?;
+            plan(&package, received)?
+        };
+        let sender = client.account.parties.first().cloned();
+        let sender = sender.ok_or(Failure::Code(Code::ClientCipherInvalid))?;
+        let metadata = self.metadata_of(order, &sender, mailbox, subject).await?;
+        let (parts, payload) = match keep(planned, &understood.received, self.store.stage().await?).await {
+            Ok(kept) => kept,
+            Err(KeepError::Store(error)) => return Err(error.into()),
+            Err(KeepError::Read(error)) => return Err(Failure::Io(error).into()),
+        };
+        let value = id.parse().map_err(|_| Stop::code(Code::MessageIdUnusable))?;
+        let submission = Submission {
+            key: IntakeKey { account: client.account.name.clone(), scheme: IdScheme::Osci, value },
+            sender,
+            metadata,
+            parts,
+            payload,
+            external_ids: vec![ExternalId { scheme: IdScheme::Osci, value: id }],
+            carried: carry(&understood.certificates, &understood.custom, &inspections),
+            canonical: Vec::new(),
+            target: Target::LocalMailbox,
+            reserved,
+            unusable_certificate: UnusableCertificate::Wait,
+        };
+        let accepted = match self.intake.accept(submission, &nothing_to_repeat).await {
+            Ok(Admission::New(proof)) => proof.id(),
+            // An id is used once, also for the same content.
+            Ok(Admission::Repeated(_)) | Err(IntakeError::Conflict(_)) => {
+                return Err(Stop::code(Code::MessageIdUnusable));
+            }
+            Err(IntakeError::Refused(_) | IntakeError::Metadata(_)) => {
+                return Err(Stop::code(Code::AddresseeCipherInvalid));
+            }
+            Err(IntakeError::Store(error)) => return Err(error.into()),
+            Err(IntakeError::RouteOpen | IntakeError::OnlyAsynchronous) => {
+                return Err(Stop::code(Code::ExecutionFailed));
+            }
+        };
+        let stored = self.store.load(accepted).await?.ok_or(StoreError::Removed { id: accepted })?;
+        let card = crate::cards::card(&stored);
+        let codes = [order.success()].into_iter().chain(codes).collect();
+        Ok(Done::found(Answer::StoreDelivery(Some(Box::new(card))), codes))
+    }
+
+    /// What core has to know of a delivery. The certificate of the addressee says where it goes, whatever else is said.
+    async fn metadata_of(
+        &self,
+        order: &Order,
+        sender: &PartyId,
+        mailbox: PartyId,
+        subject: Option<String>,
+    ) -> Result<Metadata, Stop> {
+        let header = order.understood.custom.iter().find(|header| header.is_metadata());
+        let said = match header {
+            Some(header) => self.metadata.read(&header.text, sender).await,
+            None => None,
+        };
+        let service =
+            NO_SERVICE.parse::<SpecificationUri>().map(ServiceKey::Uri).map_err(|_| Failure::Worker)?;
+        let usual = Metadata {
+            service,
+            area: None,
+            recipient: None,
+            subject: None,
+            case_id: None,
+            priority: Priority::Normal,
+            not_before: None,
+            expires_at: None,
+            deadline: None,
+            ordering_key: None,
+            reply_to: None,
+            message_type: None,
+            business_scenario: None,
+            in_reply_to: None,
+            process_ref: None,
+        };
+        let said = said.unwrap_or(usual);
+        Ok(Metadata { recipient: Some(mailbox), area: None, subject: subject.or(said.subject), ..said })
+    }
+
+    /// `fetchDelivery`
+    async fn fetch(&self, order: &mut Order, rule: &FetchRule) -> Result<Done, Stop> {
+        let account = Arc::clone(&order.client.account);
+        let nothing = || Stop::code(Code::NoDelivery);
+        if order.client.guest {
+            return Err(nothing());
+        }
+        let (candidates, more) = match rule {
+            FetchRule::Id(id) => (self.named(&account, id).await?, false),
+            FetchRule::Next => self.waiting(&account, None).await?,
+            FetchRule::Since(at) => self.waiting(&account, Some(*at)).await?,
+        };
+        for id in candidates {
+            let taken = match self.mailboxes.take(&account, id, Face::Osci, self.dialogs.idle()).await {
+                Ok(taken) => taken,
+                // It was received before, and is wanted once more.
+                Err(MailboxError::Refused(Refusal::Finished)) if matches!(rule, FetchRule::Id(_)) => {
+                    match self.mailboxes.open(&account, id).await {
+                        Ok(stored) if was_received(&stored) && !stored.delivery.stripped => stored,
+                        _ => continue,
+                    }
+                }
+                // Somebody else was faster.
+                Err(MailboxError::Refused(_) | MailboxError::Unknown) => continue,
+                Err(error @ MailboxError::Store(_)) => return Err(Failure::from(error).into()),
+            };
+            order.handed_over = Some(id);
+            let warning = more.then_some(Code::MoreDeliveries);
+            let codes = [order.success()].into_iter().chain(warning).collect();
+            return Ok(self.hand_over(&taken, rule, codes).await?);
+        }
+        Err(nothing())
+    }
+
+    async fn hand_over(
+        &self,
+        stored: &StoredMessage,
+        rule: &FetchRule,
+        codes: Vec<Code>,
+    ) -> Result<Done, Failure> {
+        let message = &stored.message;
+        let metadata = match message.carried(CarriedKind::XtaMetadata).is_some() || came_by_osci(message) {
+            true => None,
+            false => Some(self.metadata.write(stored).await),
+        };
+        let rendered = render(self.store.as_ref(), message, metadata).await?;
+        let Rendered { package, parts, certificates, custom } = rendered;
+        let card = crate::cards::card(stored);
+        let answer = Answer::FetchDelivery(rule.clone(), Some(Box::new(card)));
+        let parts = parts.into_iter().map(|part| Outgoing::stored(message.id, part)).collect();
+        Ok(Done { package, certificates, custom, parts, ..Done::found(answer, codes) })
+    }
+
+    /// Messages of the client's mailboxes with this id.
+    pub(crate) async fn named(&self, account: &Account, id: &str) -> Result<Vec<MessageId>, Failure> {
+        let mut found = Vec::new();
+        for one in self.mailboxes.find(account, IdScheme::Osci, id).await? {
+            found.push(one.message.id);
+        }
+        if let Ok(own) = id.parse::<MessageId>()
+            && found.is_empty()
+        {
+            match self.mailboxes.open(account, own).await {
+                Ok(stored) if osci_id(&stored.message) == id => found.push(own),
+                Ok(_) | Err(MailboxError::Unknown) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Messages that wait for the client, and whether there are more than the first.
+    async fn waiting(
+        &self,
+        account: &Account,
+        since: Option<Timestamp>,
+    ) -> Result<(Vec<MessageId>, bool), Failure> {
+        let mut found = Vec::new();
+        for mailbox in account.mailboxes() {
+            let mut after = None;
+            loop {
+                let places = self.mailboxes.look(account, mailbox, after, PAGE).await?;
+                let wanted = places.iter().filter(|place| {
+                    since.is_none_or(|since| place.id.accepted_at().is_some_and(|at| at >= since))
+                });
+                found.extend(wanted.map(|place| place.id));
+                after = places.last().copied().filter(|_| places.len() == PAGE && found.len() < 2);
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        let more = found.len() > 1;
+        Ok((found, more))
+    }
+}
+
+/// Whether a message has a ContentPackage of its own.
+fn came_by_osci(message: &Message) -> bool {
+    message.carried(CarriedKind::OsciCertificates).is_some()
+}
+
+fn was_received(stored: &StoredMessage) -> bool {
+    let item = stored.delivery.item.as_ref();
+    item.is_some_and(|item| matches!(item.state, ItemState::Acknowledged { .. }))
+}
+
+/// The answer to a delivery is made anew each time, so there is nothing to keep.
+fn nothing_to_repeat(_: &Message, _: &Delivery, _: Option<&Route>) -> Bytes {
+    Bytes::new()
+}
+
+impl Order {
+    /// The code of success: whether the dialog goes on.
+    pub(crate) fn success(&self) -> Code {
+        if self.dialog.is_some() { Code::DoneOpen } else { Code::Done }
+    }
+}
