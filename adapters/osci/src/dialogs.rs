@@ -4,7 +4,7 @@
 //! breaks it; so does one that comes while another is being processed. Dialogs live in memory: after a restart clients are told 9400,
 //! open new ones, and what they had not received is offered again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq as _;
 use crate::clients::Client;
 use crate::codec::Problem;
 use crate::codec::block::ControlBlock;
+use crate::codec::order::FetchRule;
 
 /// Dialogs of all clients together.
 const DIALOGS_MAX: usize = 20_000;
@@ -33,8 +34,23 @@ pub struct Dialog {
     pub sequence: u64,
     /// What the last response handed over.
     pub handed_over: Option<MessageId>,
+    /// What is being handed over in chunks.
+    pub transfer: Option<Transfer>,
     /// When the client was last heard of.
     pub last_heard: Timestamp,
+}
+
+/// A delivery that is being handed over in chunks.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    /// Which.
+    pub id: MessageId,
+    /// How the client asks for it.
+    pub rule: FetchRule,
+    /// KiB of a chunk.
+    pub size: u64,
+    /// Chunks that were sent, or that the client has from before.
+    pub sent: BTreeSet<u64>,
 }
 
 /// The dialogs that are open.

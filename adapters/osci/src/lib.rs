@@ -4,6 +4,7 @@
 //! `orders` and `cards` do what is wanted through core, `deliveries` maps, `respond` sends. Every decision about a message is core's.
 
 mod cards;
+mod chunks;
 pub mod clients;
 pub mod codec;
 mod deliveries;
@@ -14,6 +15,7 @@ mod respond;
 mod server;
 mod services;
 pub mod spool;
+pub mod transfers;
 
 pub use server::router;
 pub use services::{DIALOG_IDLE, DeliveryIds, MetadataCodec, OsciKeys, OsciOptions, Services};

@@ -20,7 +20,7 @@ use crate::codec::code::{Code, Kind, Language};
 use crate::codec::content::ContentPackage;
 use crate::codec::order::{Answer, FetchRule, Request};
 use crate::deliveries::{KeepError, Rendered, carry, keep, osci_id, plan, render};
-use crate::dialogs::Dialog;
+use crate::dialogs::{Dialog, Transfer};
 use crate::respond::Outgoing;
 use crate::server::{Failure, Understood};
 use crate::services::Services;
@@ -40,6 +40,8 @@ pub(crate) struct Order {
     pub(crate) now: Timestamp,
     /// What the response hands over.
     pub(crate) handed_over: Option<MessageId>,
+    /// What is handed over in chunks from now on.
+    pub(crate) transfer: Option<Transfer>,
 }
 
 /// What came of an order, ready to be written.
@@ -53,6 +55,8 @@ pub(crate) struct Done {
     pub(crate) certificates: Option<String>,
     pub(crate) custom: Vec<String>,
     pub(crate) parts: Vec<Outgoing>,
+    /// What was stored.
+    pub(crate) stored: Option<MessageId>,
 }
 
 impl Done {
@@ -66,6 +70,7 @@ impl Done {
             certificates: None,
             custom: Vec::new(),
             parts: Vec::new(),
+            stored: None,
         }
     }
 
@@ -111,6 +116,10 @@ impl Services {
             }
             Request::FetchDelivery(rule) => self.fetch(order, rule).await,
             Request::FetchProcessCard(rule) => self.cards(order, rule).await,
+            Request::PartialStoreDelivery { id, subject, chunk } => {
+                self.store_chunk(order, id, subject.clone(), chunk.as_ref()).await
+            }
+            Request::PartialFetchDelivery(rule, chunk) => self.fetch_chunk(order, rule, chunk).await,
             _ => Err(Stop::code(Code::ExecutionFailed)),
         };
         let mut done = match executed {
@@ -146,7 +155,7 @@ impl Services {
     }
 
     /// `storeDelivery`
-    async fn store_delivery(
+    pub(crate) async fn store_delivery(
         &self,
         order: &mut Order,
         id: Option<&str>,
@@ -216,7 +225,7 @@ impl Services {
         let stored = self.store.load(accepted).await?.ok_or(StoreError::Removed { id: accepted })?;
         let card = crate::cards::card(&stored);
         let codes = [order.success()].into_iter().chain(codes).collect();
-        Ok(Done::found(Answer::StoreDelivery(Some(Box::new(card))), codes))
+        Ok(Done { stored: Some(accepted), ..Done::found(Answer::StoreDelivery(Some(Box::new(card))), codes) })
     }
 
     /// What core has to know of a delivery. The certificate of the addressee says where it goes, whatever else is said.
@@ -257,39 +266,49 @@ impl Services {
 
     /// `fetchDelivery`
     async fn fetch(&self, order: &mut Order, rule: &FetchRule) -> Result<Done, Stop> {
-        let account = Arc::clone(&order.client.account);
-        let nothing = || Stop::code(Code::NoDelivery);
+        let (taken, more) = self.take_one(order, rule).await?;
+        order.handed_over = Some(taken.message.id);
+        let warning = more.then_some(Code::MoreDeliveries);
+        let codes = [order.success()].into_iter().chain(warning).collect();
+        Ok(self.hand_over(&taken, rule, codes).await?)
+    }
+
+    /// Takes the delivery a rule selects; also whether there are more.
+    pub(crate) async fn take_one(
+        &self,
+        order: &Order,
+        rule: &FetchRule,
+    ) -> Result<(StoredMessage, bool), Stop> {
+        let account = &order.client.account;
         if order.client.guest {
-            return Err(nothing());
+            return Err(Stop::code(Code::NoDelivery));
         }
         let (candidates, more) = match rule {
-            FetchRule::Id(id) => (self.named(&account, id).await?, false),
-            FetchRule::Next => self.waiting(&account, None).await?,
-            FetchRule::Since(at) => self.waiting(&account, Some(*at)).await?,
+            FetchRule::Id(id) => (self.named(account, id).await?, false),
+            FetchRule::Next => self.waiting(account, None).await?,
+            FetchRule::Since(at) => self.waiting(account, Some(*at)).await?,
         };
         for id in candidates {
-            let taken = match self.mailboxes.take(&account, id, Face::Osci, self.dialogs.idle()).await {
-                Ok(taken) => taken,
+            match self.mailboxes.take(account, id, Face::Osci, self.dialogs.idle()).await {
+                Ok(taken) => return Ok((taken, more)),
                 // It was received before, and is wanted once more.
                 Err(MailboxError::Refused(Refusal::Finished)) if matches!(rule, FetchRule::Id(_)) => {
-                    match self.mailboxes.open(&account, id).await {
-                        Ok(stored) if was_received(&stored) && !stored.delivery.stripped => stored,
-                        _ => continue,
+                    match self.mailboxes.open(account, id).await {
+                        Ok(stored) if was_received(&stored) && !stored.delivery.stripped => {
+                            return Ok((stored, more));
+                        }
+                        _ => {}
                     }
                 }
                 // Somebody else was faster.
-                Err(MailboxError::Refused(_) | MailboxError::Unknown) => continue,
+                Err(MailboxError::Refused(_) | MailboxError::Unknown) => {}
                 Err(error @ MailboxError::Store(_)) => return Err(Failure::from(error).into()),
-            };
-            order.handed_over = Some(id);
-            let warning = more.then_some(Code::MoreDeliveries);
-            let codes = [order.success()].into_iter().chain(warning).collect();
-            return Ok(self.hand_over(&taken, rule, codes).await?);
+            }
         }
-        Err(nothing())
+        Err(Stop::code(Code::NoDelivery))
     }
 
-    async fn hand_over(
+    pub(crate) async fn hand_over(
         &self,
         stored: &StoredMessage,
         rule: &FetchRule,

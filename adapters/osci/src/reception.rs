@@ -319,6 +319,14 @@ impl Received {
         self.parts.iter().find(|part| part.head.id == id)
     }
 
+    /// Bytes of a part; for one in base64, what it will be at most.
+    pub fn decoded_length(&self, part: &Part) -> u64 {
+        match part.head.encoding {
+            Encoding::Raw => part.length,
+            Encoding::Base64 => part.length / 4 * 3,
+        }
+    }
+
     /// The decoded bytes of a part, piece by piece.
     pub fn content(&self, part: &Part) -> PartContent {
         PartContent {

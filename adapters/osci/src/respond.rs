@@ -1,16 +1,20 @@
 //! Responses as bytes: the XML part, then the parts, read from the store while they are sent; encrypted on the way if they have to be.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use amtsbote_core::id::MessageId;
 use amtsbote_core::port::{Entropy, MessageStore, PartReader, StoreError};
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
-use sha2::{Digest as _, Sha256};
+use tokio::task::spawn_blocking;
 
 use crate::codec::Problem;
 use crate::codec::algorithm::Digest;
@@ -21,11 +25,19 @@ use crate::codec::encryption::{Method, PART_ID, write_envelope};
 use crate::codec::mime::{Encoding, PartHead, boundary, close_package, open_package, open_part};
 use crate::deliveries::PartOut;
 
+/// Bytes read at a time.
+const PIECE: usize = 256 << 10;
+
 /// Where the bytes of an outgoing part are.
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
-    /// Here.
-    Bytes(Bytes),
+    /// In a file, from a place.
+    File {
+        /// Which.
+        file: Arc<File>,
+        /// Where it begins.
+        from: u64,
+    },
     /// Part of a message.
     Stored(MessageId, u16),
 }
@@ -46,12 +58,11 @@ impl Outgoing {
         Self { head: part.head, size: part.size, sha256: *part.sha256.as_bytes(), content }
     }
 
-    /// Some bytes.
-    pub(crate) fn bytes(id: &str, bytes: Bytes) -> Self {
+    /// Bytes that lie somewhere else.
+    pub(crate) fn file(id: &str, content: Content, size: u64, sha256: [u8; 32]) -> Self {
         let content_type = "application/octet-stream".to_owned();
         let head = PartHead { id: id.to_owned(), content_type, encoding: Encoding::Raw, others: Vec::new() };
-        let (size, sha256) = (bytes.len() as u64, Sha256::digest(&bytes).into());
-        Self { head, size, sha256, content: Content::Bytes(bytes) }
+        Self { head, size, sha256, content }
     }
 }
 
@@ -65,8 +76,14 @@ pub(crate) async fn digests(
     for part in parts {
         let value = match (algorithm, &part.content) {
             (Digest::Sha256, _) => part.sha256.to_vec(),
-            (_, Content::Bytes(bytes)) => {
-                openssl::hash::hash(algorithm.message_digest(), bytes).map_err(Problem::from)?.to_vec()
+            (_, Content::File { file, from }) => {
+                let mut hasher =
+                    openssl::hash::Hasher::new(algorithm.message_digest()).map_err(Problem::from)?;
+                let mut reader = FileReader { file: Arc::clone(file), from: *from, left: part.size };
+                while let Some(piece) = reader.next().await? {
+                    hasher.update(&piece).map_err(Problem::from)?;
+                }
+                hasher.finish().map_err(Problem::from)?.to_vec()
             }
             (_, Content::Stored(id, number)) => {
                 let mut hasher =
@@ -100,8 +117,36 @@ async fn open(
     store.open_part(id, number, 0).await?.ok_or(StoreError::Removed { id })
 }
 
+/// Reads a range of a file in pieces.
+struct FileReader {
+    file: Arc<File>,
+    from: u64,
+    left: u64,
+}
+
+#[async_trait]
+impl PartReader for FileReader {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let (file, from) = (Arc::clone(&self.file), self.from);
+        let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(PIECE);
+        let read = spawn_blocking(move || {
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, from).map(|()| bytes)
+        });
+        let read = read.await.map_err(io::Error::other).and_then(|read| read);
+        let bytes = read.map_err(|source| StoreError::Io { doing: "reading a package", source })?;
+        self.from += length as u64;
+        self.left -= length as u64;
+        Ok(Some(bytes.into()))
+    }
+}
+
 enum Segment {
     Bytes(Bytes),
+    File(FileReader),
     Stored(MessageId, u16),
     /// The end of what is encrypted.
     Seal,
@@ -141,7 +186,7 @@ impl Wire {
             push(&mut segments, open_part(&inner, &part.head, Some(part.size)));
             stored += part.size;
             segments.push_back(match part.content {
-                Content::Bytes(bytes) => Segment::Bytes(bytes),
+                Content::File { file, from } => Segment::File(FileReader { file, from, left: part.size }),
                 Content::Stored(id, number) => Segment::Stored(id, number),
             });
         }
@@ -182,6 +227,7 @@ impl Wire {
                 None => return Ok(None),
                 Some(Segment::Bytes(bytes)) if first => return Ok(Some(bytes)),
                 Some(Segment::Bytes(bytes)) => return Ok(Some(self.through(bytes)?)),
+                Some(Segment::File(reader)) => self.reader = Some(Box::new(reader)),
                 Some(Segment::Stored(id, number)) => self.reader = Some(open(store, id, number).await?),
                 Some(Segment::Seal) => {
                     if let Some(encryptor) = self.encryptor.take() {

@@ -152,14 +152,7 @@ pub(crate) struct Understood {
 
 /// Takes a message in. Small ones are looked at here; a private key is used in a thread of its own.
 pub(crate) async fn receive(services: &Services, body: Body) -> Result<Incoming, Failure> {
-    let options = &services.options;
-    let limits = Limits {
-        xml: options.xml_limit,
-        message: options.message_limit,
-        policy: options.policy,
-        folder: options.folder.clone(),
-    };
-    receive_with(services, limits, body.into_data_stream()).await
+    receive_with(services, services.reception_limits(), body.into_data_stream()).await
 }
 
 async fn receive_with(
@@ -209,12 +202,14 @@ async fn receive_with(
     Ok(in_thread(move || reception.finish()).await??)
 }
 
-async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn in_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
     spawn_blocking(work).await.map_err(|_| Failure::Worker)
 }
 
 /// Reads everything a request says, and verifies its signature.
-fn understand(received: Received) -> Result<Understood, Problem> {
+pub(crate) fn understand(received: Received) -> Result<Understood, Problem> {
     let envelope = &received.envelope;
     if envelope.kind().direction == Direction::Response {
         return Err(Problem::NotAnOrder("it is a response"));
@@ -323,6 +318,9 @@ async fn judge(
     };
     if let Some(id) = dialog.as_ref().and_then(|dialog| dialog.handed_over) {
         services.acknowledge(&client, id).await?;
+        if let Some(transfer) = dialog.as_ref().and_then(|dialog| dialog.transfer.as_ref()) {
+            services.forget_transfer(&client, transfer).await?;
+        }
     }
     let mut refused = match &understood.signature {
         Err(problem) => Some(problem.code()),
@@ -340,7 +338,7 @@ async fn judge(
     if services.quotas.count(client.account.name.as_str()).0.is_err() {
         refused = refused.or(Some(Code::ExecutionFailed));
     }
-    Ok(Order { understood, client, dialog, refused, now, handed_over: None })
+    Ok(Order { understood, client, dialog, refused, now, handed_over: None, transfer: None })
 }
 
 impl Services {
@@ -358,7 +356,7 @@ impl Services {
 
 /// How the answer goes back: who it is for, and what the next request has to know.
 fn wrap(services: &Services, order: Order, done: &Done, now: Timestamp) -> Result<Wrap, Failure> {
-    let Order { understood, client, dialog, handed_over, .. } = order;
+    let Order { understood, client, dialog, handed_over, transfer, .. } = order;
     let operation = understood.request.operation();
     let entropy = services.entropy.as_ref();
     let encrypted = understood.received.encrypted;
@@ -380,6 +378,7 @@ fn wrap(services: &Services, order: Order, done: &Done, now: Timestamp) -> Resul
                 challenge: control.challenge.clone().unwrap_or_default(),
                 sequence: 0,
                 handed_over: None,
+                transfer: None,
                 last_heard: now,
             };
             if done.is_success() && !services.dialogs.put(opened.clone(), dialog) {
@@ -394,6 +393,7 @@ fn wrap(services: &Services, order: Order, done: &Done, now: Timestamp) -> Resul
                 challenge: control.challenge.clone().unwrap_or_default(),
                 sequence: dialog.sequence + 1,
                 handed_over,
+                transfer,
                 last_heard: now,
                 ..dialog
             };
@@ -418,7 +418,7 @@ async fn answer(services: &Services, done: Done, wrap: Wrap) -> Result<Wire, Fai
     let algorithm = keys.signature.preferred();
     let digests = digests(&done.parts, algorithm.digest, services.store.as_ref()).await?;
     let features = services.features();
-    let Done { answer, codes, language, package, certificates, custom, parts } = done;
+    let Done { answer, codes, language, package, certificates, custom, parts, stored: _ } = done;
     let control = wrap.control;
     let xml = in_thread(move || {
         let shown = keys.shown();

@@ -23,6 +23,8 @@ use crate::codec::algorithm::Policy;
 use crate::codec::block::{Certificates, Features};
 use crate::codec::certificate::Identity;
 use crate::dialogs::Dialogs;
+use crate::reception::Limits;
+use crate::transfers::Transfers;
 
 /// The metadata of XTA, which OSCI carries in a header block. What it says is not this adapter's to know.
 #[async_trait]
@@ -132,6 +134,8 @@ pub struct Services {
     pub options: OsciOptions,
     /// Open dialogs.
     pub dialogs: Dialogs,
+    /// Messages in chunks.
+    pub transfers: Arc<Transfers>,
     /// Messages that are being verified, which takes memory.
     pub large: Arc<Semaphore>,
 }
@@ -139,9 +143,25 @@ pub struct Services {
 impl Services {
     /// What we say we can do.
     pub(crate) fn features(&self) -> Features {
-        let mut features = Features::all();
-        features.features.retain(|one| *one != crate::codec::block::Feature::Partial);
-        features
+        let limits = &self.transfers.limits;
+        Features {
+            max_chunk: Some(limits.max_chunk),
+            min_chunk: Some(limits.min_chunk),
+            max_message: Some(limits.max_message),
+            timeout: Some(limits.timeout.as_secs()),
+            ..Features::all()
+        }
+    }
+
+    /// What is taken from strangers.
+    pub(crate) fn reception_limits(&self) -> Limits {
+        let options = &self.options;
+        Limits {
+            xml: options.xml_limit,
+            message: options.message_limit,
+            policy: options.policy,
+            folder: options.folder.clone(),
+        }
     }
 }
 

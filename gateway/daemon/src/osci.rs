@@ -1,6 +1,7 @@
 //! Puts the OSCI intermediary together.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::key::PartyId;
@@ -9,6 +10,7 @@ use amtsbote_core::port::StoredMessage;
 use amtsbote_osci::clients::{Trust, Unknown};
 use amtsbote_osci::codec::algorithm::Policy;
 use amtsbote_osci::codec::certificate::{Certificate, Identity};
+use amtsbote_osci::transfers::{TransferLimits, Transfers};
 use amtsbote_osci::{MetadataCodec, OsciKeys, OsciOptions};
 use async_trait::async_trait;
 
@@ -103,6 +105,23 @@ pub(crate) fn options(config: &OsciConfig, folder: &Path) -> OsciOptions {
         folder: folder.to_owned(),
         cards: CARDS,
     }
+}
+
+/// Messages in chunks; those that began too long ago are forgotten.
+pub(crate) fn transfers(
+    config: &OsciConfig,
+    folder: &Path,
+    now: Timestamp,
+) -> Result<Arc<Transfers>, StartError> {
+    let limits = TransferLimits {
+        max_chunk: config.max_chunk,
+        min_chunk: config.min_chunk,
+        max_message: config.message_limit / 1024,
+        timeout: config.chunk_timeout,
+    };
+    let folder = folder.join("chunks");
+    let opened = Transfers::open(&folder, limits).and_then(|opened| opened.sweep(now).map(|()| opened));
+    opened.map(Arc::new).map_err(|error| failed(&folder, error))
 }
 
 /// What cannot be used of the configuration.

@@ -551,6 +551,7 @@ impl Gateway {
                     in_flight: Arc::clone(&in_flight),
                     options: crate::osci::options(osci, &folder),
                     dialogs: Dialogs::new(osci.dialog_idle),
+                    transfers: crate::osci::transfers(osci, &folder, clock.now())?,
                     large: Arc::new(Semaphore::new(crate::osci::LARGE_AT_ONCE)),
                 })
             }

@@ -375,6 +375,13 @@ impl NewContainer {
     }
 }
 
+/// The container of a chunk, with the ids deployed software looks for.
+pub(crate) fn chunk_container(part: &str) -> String {
+    format!(
+        "<osci:ContentContainer{NS5} Id=\"ChunkContentContainer\"><osci:Content Id=\"ChunkContent\" href=\"cid:{part}\"></osci:Content></osci:ContentContainer>"
+    )
+}
+
 /// How a part is opened whose key is inside of a container: its content id, and what decrypts it.
 ///
 /// # Errors

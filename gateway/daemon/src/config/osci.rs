@@ -40,6 +40,12 @@ pub struct OsciConfig {
     pub message_limit: u64,
     /// Time without a word after which a dialog ends.
     pub dialog_idle: Duration,
+    /// KiB of a chunk.
+    pub max_chunk: u64,
+    /// KiB of a chunk that is not the last.
+    pub min_chunk: u64,
+    /// Time a message in chunks may take.
+    pub chunk_timeout: Duration,
 }
 
 fn pair(section: &mut Section<'_>, findings: &mut Findings, name: &str) -> Option<KeyPair> {
@@ -104,6 +110,9 @@ pub(super) fn intermediary(
     let message_limit =
         section.number(findings, "message_bytes", (1 << 30) + 64 * MIB, 64 << 10..=most.max(1 << 40));
     let dialog_idle = section.duration(findings, "dialog_idle", DIALOG_IDLE);
+    let max_chunk = section.number(findings, "max_chunk_kib", 10 * 1024, 1..=1 << 20);
+    let min_chunk = section.number(findings, "min_chunk_kib", 1, 1..=max_chunk);
+    let chunk_timeout = section.duration(findings, "chunk_timeout", Duration::from_secs(3600));
     section.close(findings);
     Some(OsciConfig {
         listen: listen?,
@@ -118,6 +127,9 @@ pub(super) fn intermediary(
         xml_limit,
         message_limit,
         dialog_idle,
+        max_chunk,
+        min_chunk,
+        chunk_timeout,
     })
 }
 
