@@ -22,7 +22,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::codec::Problem;
-use crate::codec::block::{Certificates, CustomHeader};
+use crate::codec::block::{CertificateEntry, CertificateRole, Certificates, CustomHeader};
 use crate::codec::card::Inspection;
 use crate::codec::content::{ContentPackage, Item, NewContainer, NewContent};
 use crate::codec::mime::{Encoding, PartHead};
@@ -189,7 +189,9 @@ pub(crate) fn carry(
     custom: &[CustomHeader],
     inspections: &[Inspection],
 ) -> Vec<Carried> {
-    let block = certificates.write_others();
+    // Deployed recipients refuse deliveries that name the addressee's signature certificate.
+    let handed_on = |entry: &&CertificateEntry| entry.role != CertificateRole::SignatureAddressee;
+    let block = Certificates(certificates.0.iter().filter(handed_on).cloned().collect()).write_others();
     let mut carried = vec![Carried { kind: CarriedKind::OsciCertificates, text: block }];
     carried.extend(custom.iter().map(|header| {
         let kind = if header.is_metadata() { CarriedKind::XtaMetadata } else { CarriedKind::OsciHeader };

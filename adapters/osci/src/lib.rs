@@ -5,11 +5,13 @@
 
 mod cards;
 mod chunks;
+mod client;
 pub mod clients;
 pub mod codec;
 mod deliveries;
 pub mod dialogs;
 mod orders;
+mod push;
 pub mod reception;
 mod respond;
 mod server;
@@ -17,5 +19,6 @@ mod services;
 pub mod spool;
 pub mod transfers;
 
+pub use push::{OsciPusher, PushPorts};
 pub use server::router;
 pub use services::{DIALOG_IDLE, DeliveryIds, MetadataCodec, OsciKeys, OsciOptions, Services};

@@ -4,23 +4,27 @@ use std::sync::Arc;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::account::{Account, Credential, Role};
-use amtsbote_core::delivery::{Delivery, Face, ItemState, Refusal};
+use amtsbote_core::delivery::{Delivery, EventKind, Face, ItemState, Refusal};
+use amtsbote_core::exchange::{ExchangeError, Exchanged};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::intake::{Admission, IntakeError, Submission, Target, UnusableCertificate};
 use amtsbote_core::key::{PartyId, ServiceKey, SpecificationUri};
 use amtsbote_core::mailbox::MailboxError;
 use amtsbote_core::message::{CarriedKind, ExternalId, IdScheme, IntakeKey, Message, Metadata, Priority};
 use amtsbote_core::port::{StoreError, StoredMessage};
-use amtsbote_core::route::Route;
+use amtsbote_core::route::{Endpoint, Route};
+use amtsbote_core::submissions::SubmissionError;
 use bytes::Bytes;
 
 use crate::clients::Client;
 use crate::codec::block::CertificateRole;
+use crate::codec::card::ProcessCard;
 use crate::codec::code::{Code, Kind, Language};
 use crate::codec::content::ContentPackage;
-use crate::codec::order::{Answer, FetchRule, Request};
+use crate::codec::order::{Answer, FetchRule, Push, Request};
 use crate::deliveries::{KeepError, Rendered, carry, keep, osci_id, plan, render};
-use crate::dialogs::{Dialog, Transfer};
+use crate::dialogs::{Dialog, Transfer, challenge};
+use crate::push::{code_of, to_accept, to_process, warnings_of};
 use crate::respond::Outgoing;
 use crate::server::{Failure, Understood};
 use crate::services::Services;
@@ -120,7 +124,11 @@ impl Services {
                 self.store_chunk(order, id, subject.clone(), chunk.as_ref()).await
             }
             Request::PartialFetchDelivery(rule, chunk) => self.fetch_chunk(order, rule, chunk).await,
-            _ => Err(Stop::code(Code::ExecutionFailed)),
+            Request::ForwardDelivery(push) => self.forward(order, push).await,
+            Request::MediateDelivery(push) => self.mediate(order, push).await,
+            Request::AcceptDelivery(_) | Request::ProcessDelivery { .. } => {
+                return Err(crate::codec::Problem::NotAnOrder("an order for recipients").into());
+            }
         };
         let mut done = match executed {
             Ok(done) => done,
@@ -161,16 +169,45 @@ impl Services {
         id: Option<&str>,
         subject: Option<String>,
     ) -> Result<Done, Stop> {
-        let client = order.client.clone();
+        let id = id.ok_or(Stop::code(Code::NoMessageId))?.to_owned();
+        let reserved = self.reserved(order, &id).await?;
+        let (_, mailbox) = self.addressee(order)?;
+        let (submission, codes) =
+            self.submission(order, (&id, reserved, true), mailbox, Target::LocalMailbox, subject).await?;
+        let accepted = match self.intake.accept(submission, &nothing_to_repeat).await {
+            Ok(Admission::New(proof)) => proof.id(),
+            // An id is used once, also for the same content.
+            Ok(Admission::Repeated(_)) => return Err(Stop::code(Code::MessageIdUnusable)),
+            Err(error) => return Err(of_intake(error)),
+        };
+        let stored = self.store.load(accepted).await?.ok_or(StoreError::Removed { id: accepted })?;
+        let card = crate::cards::card(&stored);
+        let codes = [order.success()].into_iter().chain(codes).collect();
+        let answer = Answer::StoreDelivery(Some(Box::new(card)));
+        Ok(Done { stored: Some(accepted), ..Done::found(answer, codes) })
+    }
+
+    /// The message an id will name, if it was given to this client.
+    async fn reserved(&self, order: &Order, id: &str) -> Result<Option<MessageId>, Stop> {
+        let holder = self.ids.holder(id).await?;
+        let holder = holder.filter(|(holder, _)| *holder == order.client.account.name);
+        Ok(holder.ok_or(Stop::code(Code::MessageIdUnusable))?.1)
+    }
+
+    /// What core is handed: checked, inspected, its content in the store. Also the codes of warnings. `id`: under which it is taken in,
+    /// the message it will name, and whether the client gave it.
+    async fn submission(
+        &self,
+        order: &Order,
+        id: (&str, Option<MessageId>, bool),
+        recipient: PartyId,
+        target: Target,
+        subject: Option<String>,
+    ) -> Result<(Submission, Vec<Code>), Stop> {
+        let client = &order.client;
         if !client.account.has(Role::Author) {
             return Err(Failure::Code(Code::ClientCipherInvalid).into());
         }
-        let id = id.ok_or(Stop::code(Code::NoMessageId))?.to_owned();
-        let holder = self.ids.holder(&id).await?;
-        let (_, reserved) = holder
-            .filter(|(holder, _)| *holder == client.account.name)
-            .ok_or(Stop::code(Code::MessageIdUnusable))?;
-        let (_, mailbox) = self.addressee(order)?;
         let (inspections, codes) = self.trust.inspect(&order.understood.certificates, order.now);
         if codes.iter().any(|code| code.kind() == Kind::Error) {
             return Err(Stop::Code(codes));
@@ -188,44 +225,120 @@ impl Services {
         };
         let sender = client.account.parties.first().cloned();
         let sender = sender.ok_or(Failure::Code(Code::ClientCipherInvalid))?;
-        let metadata = self.metadata_of(order, &sender, mailbox, subject).await?;
+        let metadata = self.metadata_of(order, &sender, recipient, subject).await?;
         let (parts, payload) = match keep(planned, &understood.received, self.store.stage().await?).await {
             Ok(kept) => kept,
             Err(KeepError::Store(error)) => return Err(error.into()),
             Err(KeepError::Read(error)) => return Err(Failure::Io(error).into()),
         };
+        let (id, reserved, given) = id;
         let value = id.parse().map_err(|_| Stop::code(Code::MessageIdUnusable))?;
+        let external = ExternalId { scheme: IdScheme::Osci, value: id.to_owned() };
         let submission = Submission {
             key: IntakeKey { account: client.account.name.clone(), scheme: IdScheme::Osci, value },
             sender,
             metadata,
             parts,
             payload,
-            external_ids: vec![ExternalId { scheme: IdScheme::Osci, value: id }],
+            external_ids: given.then_some(external).into_iter().collect(),
             carried: carry(&understood.certificates, &understood.custom, &inspections),
             canonical: Vec::new(),
-            target: Target::LocalMailbox,
+            target,
             reserved,
             unusable_certificate: UnusableCertificate::Wait,
         };
-        let accepted = match self.intake.accept(submission, &nothing_to_repeat).await {
-            Ok(Admission::New(proof)) => proof.id(),
-            // An id is used once, also for the same content.
-            Ok(Admission::Repeated(_)) | Err(IntakeError::Conflict(_)) => {
-                return Err(Stop::code(Code::MessageIdUnusable));
-            }
-            Err(IntakeError::Refused(_) | IntakeError::Metadata(_)) => {
-                return Err(Stop::code(Code::AddresseeCipherInvalid));
-            }
-            Err(IntakeError::Store(error)) => return Err(error.into()),
-            Err(IntakeError::RouteOpen | IntakeError::OnlyAsynchronous) => {
-                return Err(Stop::code(Code::ExecutionFailed));
-            }
+        Ok((submission, codes))
+    }
+
+    /// `forwardDelivery`
+    async fn forward(&self, order: &mut Order, push: &Push) -> Result<Done, Stop> {
+        let id = push.id.clone().ok_or(Stop::code(Code::NoMessageId))?;
+        let (codes, exchanged) = self.push(order, push, to_accept(&push.receiver)).await?;
+        let card = self.card_of(order, &id).await?;
+        match exchanged {
+            Ok(_) => Ok(Done::found(Answer::ForwardDelivery(card), codes)),
+            Err(code) => Ok(Done::found(Answer::ForwardDelivery(card), vec![code])),
+        }
+    }
+
+    /// `mediateDelivery`
+    async fn mediate(&self, order: &mut Order, push: &Push) -> Result<Done, Stop> {
+        let (codes, exchanged) = self.push(order, push, to_process(&push.receiver)).await?;
+        // Without an id nobody keeps a card.
+        let card = match &push.id {
+            Some(id) => self.card_of(order, id).await?,
+            None => None,
         };
-        let stored = self.store.load(accepted).await?.ok_or(StoreError::Removed { id: accepted })?;
-        let card = crate::cards::card(&stored);
-        let codes = [order.success()].into_iter().chain(codes).collect();
-        Ok(Done { stored: Some(accepted), ..Done::found(Answer::StoreDelivery(Some(Box::new(card))), codes) })
+        match exchanged {
+            Ok(Exchanged { answer: Some(answer), .. }) => {
+                let reply = push.id.as_ref().map(|_| Box::new(crate::cards::card(&answer)));
+                let done = self.hand_over(&answer, &FetchRule::Next, codes).await?;
+                Ok(Done { answer: Answer::MediateDelivery(card, reply), ..done })
+            }
+            Ok(Exchanged { answer: None, .. }) => {
+                Ok(Done::found(Answer::MediateDelivery(card, None), vec![Code::NoAnswer]))
+            }
+            Err(code) => Ok(Done::found(Answer::MediateDelivery(card, None), vec![code])),
+        }
+    }
+
+    /// Has a delivery pushed, and waits for how it went: the codes, or the code of the failure.
+    async fn push(
+        &self,
+        order: &Order,
+        push: &Push,
+        endpoint: Endpoint,
+    ) -> Result<(Vec<Code>, Result<Exchanged, Code>), Stop> {
+        if order.client.guest {
+            return Err(Failure::Code(Code::ClientCipherInvalid).into());
+        }
+        let (id, reserved) = match &push.id {
+            Some(id) => (id.clone(), self.reserved(order, id).await?),
+            None => (challenge(self.entropy.as_ref()), None),
+        };
+        let recipient = self.recipient(order)?;
+        let (subject, target) = (push.subject.clone(), Target::Given(endpoint));
+        let given = (id.as_str(), reserved, push.id.is_some());
+        let (submission, warnings) = self.submission(order, given, recipient, target, subject).await?;
+        let exchanged = match self.exchanges.exchange(submission).await {
+            Ok(exchanged) => exchanged,
+            Err(ExchangeError::Failed(reason)) => {
+                return Ok((warnings, Err(code_of(&reason, Code::NotReached))));
+            }
+            Err(ExchangeError::Unknown(reason)) => {
+                return Ok((warnings, Err(code_of(&reason, Code::Reached))));
+            }
+            Err(ExchangeError::UnderWay) => return Err(Stop::code(Code::MessageIdUnusable)),
+            Err(ExchangeError::Overloaded) => return Err(Stop::code(Code::NotReached)),
+            Err(ExchangeError::Intake(error)) => return Err(of_intake(error)),
+            Err(ExchangeError::Store(error)) => return Err(error.into()),
+        };
+        let proof = exchanged.request.events.iter().rev().find_map(|event| match &event.kind {
+            EventKind::Delivered { proof, .. } => proof.as_ref(),
+            _ => None,
+        });
+        let codes =
+            [order.success()].into_iter().chain(warnings).chain(proof.map(warnings_of).unwrap_or_default());
+        Ok((codes.collect(), Ok(exchanged)))
+    }
+
+    /// Whom a push goes to: the first organisation of its account here, or a name made of its certificate.
+    fn recipient(&self, order: &Order) -> Result<PartyId, Stop> {
+        if let Ok((_, mailbox)) = self.addressee(order) {
+            return Ok(mailbox);
+        }
+        let cipher = order.understood.certificates.get(CertificateRole::CipherAddressee);
+        let cipher = cipher.ok_or(crate::codec::Problem::Structure("no CipherCertificateAddressee"))?;
+        let name = format!("osci:{}", hex::encode(cipher.fingerprint()));
+        name.parse().map_err(|_| Stop::code(Code::AddresseeCipherInvalid))
+    }
+
+    async fn card_of(&self, order: &Order, id: &str) -> Result<Option<Box<ProcessCard>>, Failure> {
+        match self.submissions.find_external(&order.client.account, IdScheme::Osci, id).await {
+            Ok(stored) => Ok(Some(Box::new(crate::cards::card(&stored)))),
+            Err(SubmissionError::Store(error)) => Err(error.into()),
+            Err(SubmissionError::Unknown | SubmissionError::Refused(_)) => Ok(None),
+        }
     }
 
     /// What core has to know of a delivery. The certificate of the addressee says where it goes, whatever else is said.
@@ -368,6 +481,15 @@ impl Services {
         }
         let more = found.len() > 1;
         Ok((found, more))
+    }
+}
+
+fn of_intake(error: IntakeError) -> Stop {
+    match error {
+        IntakeError::Conflict(_) => Stop::code(Code::MessageIdUnusable),
+        IntakeError::Refused(_) | IntakeError::Metadata(_) => Stop::code(Code::AddresseeCipherInvalid),
+        IntakeError::Store(error) => error.into(),
+        IntakeError::RouteOpen | IntakeError::OnlyAsynchronous => Stop::code(Code::ExecutionFailed),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amtsbote_core::account::{Account, AccountBook};
+use amtsbote_core::exchange::Exchanges;
 use amtsbote_core::id::MessageId;
 use amtsbote_core::intake::Intake;
 use amtsbote_core::key::{AccountName, PartyId};
@@ -106,6 +107,8 @@ impl OsciKeys {
 pub struct Services {
     /// Takes deliveries.
     pub intake: Arc<Intake>,
+    /// Has them pushed.
+    pub exchanges: Arc<Exchanges>,
     /// Follows them.
     pub submissions: Arc<Submissions>,
     /// Hands them out.
@@ -155,7 +158,14 @@ impl Services {
 
     /// What is taken from strangers.
     pub(crate) fn reception_limits(&self) -> Limits {
-        let options = &self.options;
+        self.options.limits()
+    }
+}
+
+impl OsciOptions {
+    /// What is taken from strangers.
+    pub fn limits(&self) -> Limits {
+        let options = self;
         Limits {
             xml: options.xml_limit,
             message: options.message_limit,

@@ -98,7 +98,8 @@ impl Services {
         spool: Spool,
     ) -> Result<Answer, Refused> {
         let submission = submission(caller, announced, container, spool).await?;
-        let answer = self.exchanges.exchange(submission).await?;
+        let exchanged = self.exchanges.exchange(submission).await?;
+        let answer = exchanged.answer.ok_or(ErrorCode::Internal)?;
         let (order, _) = self.order(&answer, View::Reader).await;
         let body = Some(content::container(&answer.message));
         Ok(Answer { headers: vec![order], body, content: Some(answer), repeated: None })

@@ -54,6 +54,15 @@ pub enum ExchangeError {
     Store(#[from] StoreError),
 }
 
+/// How an exchange went.
+#[derive(Debug, Clone)]
+pub struct Exchanged {
+    /// What was handed over.
+    pub request: StoredMessage,
+    /// What came back, if an answer was wanted.
+    pub answer: Option<StoredMessage>,
+}
+
 /// What exchanges work with.
 pub struct ExchangePorts {
     /// Takes messages.
@@ -95,7 +104,7 @@ impl Exchanges {
     ///
     /// # Errors
     /// See [`ExchangeError`].
-    pub async fn exchange(self: &Arc<Self>, submission: Submission) -> Result<StoredMessage, ExchangeError> {
+    pub async fn exchange(self: &Arc<Self>, submission: Submission) -> Result<Exchanged, ExchangeError> {
         let permit = Arc::clone(&self.permits).try_acquire_owned();
         let permit = permit.map_err(|_| ExchangeError::Overloaded)?;
         let exchanges = Arc::clone(self);
@@ -108,7 +117,7 @@ impl Exchanges {
         })
     }
 
-    async fn run(&self, submission: Submission) -> Result<StoredMessage, ExchangeError> {
+    async fn run(&self, submission: Submission) -> Result<Exchanged, ExchangeError> {
         let exchange = Exchange { within: self.within + GRACE, channels: &self.channels };
         let id = match self.ports.intake.accept_exchange(submission, exchange).await? {
             Admission::New(proof) => {
@@ -121,7 +130,7 @@ impl Exchanges {
     }
 
     /// How an exchange ended; only the store says so.
-    async fn outcome(&self, id: MessageId) -> Result<StoredMessage, ExchangeError> {
+    async fn outcome(&self, id: MessageId) -> Result<Exchanged, ExchangeError> {
         let found = self.load(id).await?;
         if found.delivery.exchange_until.is_none() {
             // It was handed in before without waiting.
@@ -133,8 +142,11 @@ impl Exchanges {
                     EventKind::Replied { reply } => Some(reply),
                     _ => None,
                 });
-                let missing = || StoreError::Damaged { id, detail: "its answer is missing".to_owned() };
-                self.load(answer.ok_or_else(missing)?).await
+                let answer = match answer {
+                    Some(reply) => Some(self.load(reply).await?),
+                    None => None,
+                };
+                Ok(Exchanged { request: found, answer })
             }
             State::Dead { reason: DeadReason::SyncUnknown { last } } => {
                 Err(ExchangeError::Unknown(last.clone()))
@@ -213,6 +225,7 @@ impl Exchanges {
                     }
                 }
             }
+            ExchangeOutcome::Delivered(proof) => (None, vec![Input::Succeeded { token, proof }]),
             ExchangeOutcome::Failed(last) => failed(token, FailureClass::Permanent, last),
             ExchangeOutcome::Unknown(last) => failed(token, FailureClass::Transient, last),
         };

@@ -18,7 +18,7 @@ use crate::port::{
     Acceptance, Accepted, Clock, DuplicateOf, Entropy, IntakeOutcome, MessageStore, Observation, Observer,
     Staged, StoreError,
 };
-use crate::route::{ChannelKind, LookupRequest, OutcomeKind, Resolution, Route, Router};
+use crate::route::{ChannelKind, Endpoint, LookupRequest, OutcomeKind, Resolution, Route, Router};
 use crate::wake::Wake;
 
 /// What a face hands in after it has received everything.
@@ -58,7 +58,7 @@ pub enum UnusableCertificate {
 }
 
 /// How a submission finds its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// By its metadata: responsibility resolution, or the named recipient and its service.
     Resolved,
@@ -66,6 +66,8 @@ pub enum Target {
     Reply,
     /// It names no service: into the recipient's mailbox here, if somebody here serves the recipient.
     LocalMailbox,
+    /// Its sender names the address of the recipient.
+    Given(Endpoint),
 }
 
 /// Proof that a message is on stable storage.
@@ -290,7 +292,7 @@ impl Intake {
     ) -> Result<Result<Box<Route>, String>, IntakeError> {
         check(&submission.metadata, now).map_err(IntakeError::Metadata)?;
         let recipient = submission.metadata.recipient.clone().ok_or(IntakeError::Metadata(NO_TARGET));
-        let request = match submission.target {
+        let request = match &submission.target {
             Target::Resolved => {
                 LookupRequest::of(&submission.metadata).ok_or(IntakeError::Metadata(NO_TARGET))?
             }
@@ -298,6 +300,9 @@ impl Intake {
                 LookupRequest::Reply { service: submission.metadata.service.clone(), recipient: recipient? }
             }
             Target::LocalMailbox => LookupRequest::Mailbox { recipient: recipient? },
+            Target::Given(endpoint) => {
+                LookupRequest::Given { recipient: recipient?, endpoint: endpoint.clone() }
+            }
         };
         let mut resolution = self.router.resolve(&request, now).await;
         match (resolution.route.take(), resolution.outcome) {

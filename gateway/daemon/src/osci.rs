@@ -1,6 +1,6 @@
 //! Puts the OSCI intermediary together.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use amtsbote_core::Timestamp;
@@ -50,7 +50,7 @@ fn identity(pair: &KeyPair) -> Result<Identity, StartError> {
 }
 
 /// Loads the keys.
-pub(crate) fn keys(config: &OsciConfig) -> Result<OsciKeys, StartError> {
+fn keys(config: &OsciConfig) -> Result<OsciKeys, StartError> {
     let cipher = config.cipher.iter().map(identity).collect::<Result<Vec<_>, _>>()?;
     for (key, pair) in cipher.iter().zip(&config.cipher) {
         if key.certificate().wrap(amtsbote_osci::codec::algorithm::KeyTransport::DEFAULT, &[0; 32]).is_err() {
@@ -64,15 +64,54 @@ pub(crate) fn keys(config: &OsciConfig) -> Result<OsciKeys, StartError> {
     Ok(OsciKeys { cipher, signature })
 }
 
-/// When the certificates end, with the names they have in metrics.
-pub(crate) fn expiries(keys: &OsciKeys) -> impl Iterator<Item = (&'static str, Timestamp)> {
-    let cipher = keys.cipher.first().and_then(|key| key.certificate().expires());
-    let signature = keys.signature.certificate().expires();
-    cipher.map(|at| ("osci-cipher", at)).into_iter().chain(signature.map(|at| ("osci-signature", at)))
+/// What the intermediary and everything beside it need.
+pub(crate) struct Intermediary {
+    pub(crate) keys: Arc<OsciKeys>,
+    pub(crate) trust: Trust,
+    pub(crate) options: OsciOptions,
+    folder: PathBuf,
+}
+
+impl Intermediary {
+    /// Loads keys and makes folders, inside that of the store.
+    pub(crate) fn load(config: &OsciConfig, store: &Path) -> Result<Self, StartError> {
+        let folder = store.join("osci");
+        std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, error))?;
+        Ok(Self {
+            keys: Arc::new(keys(config)?),
+            trust: trust(config)?,
+            options: options(config, &folder),
+            folder,
+        })
+    }
+
+    /// When the certificates end, with the names they have in metrics.
+    pub(crate) fn expiries(&self) -> impl Iterator<Item = (&'static str, Timestamp)> {
+        let cipher = self.keys.cipher.first().and_then(|key| key.certificate().expires());
+        let signature = self.keys.signature.certificate().expires();
+        cipher.map(|at| ("osci-cipher", at)).into_iter().chain(signature.map(|at| ("osci-signature", at)))
+    }
+
+    /// Messages in chunks; those that began too long ago are forgotten.
+    pub(crate) fn transfers(
+        &self,
+        config: &OsciConfig,
+        now: Timestamp,
+    ) -> Result<Arc<Transfers>, StartError> {
+        let limits = TransferLimits {
+            max_chunk: config.max_chunk,
+            min_chunk: config.min_chunk,
+            max_message: config.message_limit / 1024,
+            timeout: config.chunk_timeout,
+        };
+        let folder = self.folder.join("chunks");
+        let opened = Transfers::open(&folder, limits).and_then(|opened| opened.sweep(now).map(|()| opened));
+        opened.map(Arc::new).map_err(|error| failed(&folder, error))
+    }
 }
 
 /// Whom the intermediary trusts.
-pub(crate) fn trust(config: &OsciConfig) -> Result<Trust, StartError> {
+fn trust(config: &OsciConfig) -> Result<Trust, StartError> {
     let mut authorities = Vec::new();
     for path in &config.authorities {
         let certificate = Certificate::from_pem(&read(path)?);
@@ -88,7 +127,7 @@ pub(crate) fn trust(config: &OsciConfig) -> Result<Trust, StartError> {
 }
 
 /// How the intermediary behaves. `folder`: where files without a name may lie.
-pub(crate) fn options(config: &OsciConfig, folder: &Path) -> OsciOptions {
+fn options(config: &OsciConfig, folder: &Path) -> OsciOptions {
     for (on, key) in [
         (config.rsa15, "osci.dangerously_accept_rsa15"),
         (config.unsigned_orders, "osci.dangerously_accept_unsigned_orders"),
@@ -105,23 +144,6 @@ pub(crate) fn options(config: &OsciConfig, folder: &Path) -> OsciOptions {
         folder: folder.to_owned(),
         cards: CARDS,
     }
-}
-
-/// Messages in chunks; those that began too long ago are forgotten.
-pub(crate) fn transfers(
-    config: &OsciConfig,
-    folder: &Path,
-    now: Timestamp,
-) -> Result<Arc<Transfers>, StartError> {
-    let limits = TransferLimits {
-        max_chunk: config.max_chunk,
-        min_chunk: config.min_chunk,
-        max_message: config.message_limit / 1024,
-        timeout: config.chunk_timeout,
-    };
-    let folder = folder.join("chunks");
-    let opened = Transfers::open(&folder, limits).and_then(|opened| opened.sweep(now).map(|()| opened));
-    opened.map(Arc::new).map_err(|error| failed(&folder, error))
 }
 
 /// What cannot be used of the configuration.

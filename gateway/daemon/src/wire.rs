@@ -26,6 +26,7 @@ use amtsbote_core::wake::Wake;
 use amtsbote_dvdv::{DvdvDirectory, DvdvOptions, EntryPath};
 use amtsbote_http::{Client, ClientOptions, InFlight, Listener, Quotas, Reach, serve};
 use amtsbote_osci::dialogs::Dialogs;
+use amtsbote_osci::{OsciPusher, PushPorts};
 use amtsbote_rest::{AdminServices, Services};
 use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
@@ -245,6 +246,19 @@ fn server_tls(pair: &KeyPair) -> Result<Arc<ServerTls>, StartError> {
     let trusted = Trusted { pins: HashSet::new(), authorities: Vec::new() };
     let tls = ServerTls::new(identity, trusted, ClientAuth::Requested).map_err(|error| failed(&error))?;
     Ok(Arc::new(tls))
+}
+
+/// For recipients whose addresses strangers name; which may be called is the pusher's to know. TLS by the authorities of the web is not
+/// needed: messages are encrypted and signed by themselves.
+fn push_client(within: Duration) -> Result<Client, StartError> {
+    let tls = amtsbote_tls::client_config(Vec::new(), None).map_err(|error| configuration("osci")(&error))?;
+    let options = ClientOptions {
+        reach: Reach::Anywhere,
+        connect: XTA_CONNECT.min(within),
+        total: within,
+        body: DIRECTORY_BODY,
+    };
+    Client::new(tls, options).map_err(|error| configuration("osci")(&error))
 }
 
 fn client_tls(authorities: &[PathBuf]) -> Result<amtsbote_tls::ClientConfig, StartError> {
@@ -483,6 +497,29 @@ impl Gateway {
         );
         let intake =
             Arc::new(intake.going_on_after(newest).warning_before_deadlines(config.deadline_warning));
+        let mut answering = answering;
+        let intermediary = match &config.osci {
+            None => None,
+            Some(osci) => {
+                let intermediary = crate::osci::Intermediary::load(osci, &config.store)?;
+                for (role, expires) in intermediary.expiries() {
+                    health.certificate(role, expires);
+                }
+                let pusher = PushPorts {
+                    http: push_client(config.xta.answer_within)?,
+                    store: Arc::clone(&store),
+                    entropy: Arc::clone(&entropy),
+                    clock: Arc::clone(&clock),
+                    accounts: Arc::clone(&accounts),
+                    trust: intermediary.trust.clone(),
+                    keys: Arc::clone(&intermediary.keys),
+                    metadata: Arc::new(crate::osci::XtaMetadata),
+                    limits: intermediary.options.limits(),
+                };
+                answering.push(Arc::new(OsciPusher::new(pusher, osci.push_to.clone())));
+                Some((osci, intermediary))
+            }
+        };
         let exchanges = ExchangePorts {
             intake: Arc::clone(&intake),
             store: Arc::clone(&store),
@@ -507,7 +544,7 @@ impl Gateway {
         let quotas = Arc::new(Quotas::new(config.rest.requests));
         let xta = amtsbote_xta::Services {
             intake: Arc::clone(&intake),
-            exchanges,
+            exchanges: Arc::clone(&exchanges),
             submissions: Arc::clone(&submissions),
             mailboxes: Arc::clone(&mailboxes),
             reservations: Reservations::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&entropy)),
@@ -521,40 +558,32 @@ impl Gateway {
             options: config.xta.clone(),
             cursors: Cursors::default(),
         };
-        let intermediary = match &config.osci {
+        let osci = match intermediary {
             None => None,
-            Some(osci) => {
-                let folder = config.store.join("osci");
-                std::fs::create_dir_all(&folder)
-                    .map_err(|error| configuration(folder.display().to_string())(&error))?;
-                let keys = crate::osci::keys(osci)?;
-                for (role, expires) in crate::osci::expiries(&keys) {
-                    health.certificate(role, expires);
-                }
-                Some(amtsbote_osci::Services {
-                    intake: Arc::clone(&intake),
-                    submissions: Arc::clone(&submissions),
-                    mailboxes: Arc::clone(&mailboxes),
-                    ids: Arc::new(Reservations::new(
-                        Arc::clone(&store),
-                        Arc::clone(&clock),
-                        Arc::clone(&entropy),
-                    )),
-                    store: Arc::clone(&store),
-                    clock: Arc::clone(&clock),
-                    entropy: Arc::clone(&entropy),
-                    accounts: Arc::clone(&accounts),
-                    trust: crate::osci::trust(osci)?,
-                    keys: Arc::new(keys),
-                    metadata: Arc::new(crate::osci::XtaMetadata),
-                    quotas: Arc::clone(&quotas),
-                    in_flight: Arc::clone(&in_flight),
-                    options: crate::osci::options(osci, &folder),
-                    dialogs: Dialogs::new(osci.dialog_idle),
-                    transfers: crate::osci::transfers(osci, &folder, clock.now())?,
-                    large: Arc::new(Semaphore::new(crate::osci::LARGE_AT_ONCE)),
-                })
-            }
+            Some((osci, intermediary)) => Some(amtsbote_osci::Services {
+                intake: Arc::clone(&intake),
+                exchanges: Arc::clone(&exchanges),
+                submissions: Arc::clone(&submissions),
+                mailboxes: Arc::clone(&mailboxes),
+                ids: Arc::new(Reservations::new(
+                    Arc::clone(&store),
+                    Arc::clone(&clock),
+                    Arc::clone(&entropy),
+                )),
+                store: Arc::clone(&store),
+                clock: Arc::clone(&clock),
+                entropy: Arc::clone(&entropy),
+                accounts: Arc::clone(&accounts),
+                transfers: intermediary.transfers(osci, clock.now())?,
+                trust: intermediary.trust,
+                keys: intermediary.keys,
+                metadata: Arc::new(crate::osci::XtaMetadata),
+                quotas: Arc::clone(&quotas),
+                in_flight: Arc::clone(&in_flight),
+                options: intermediary.options,
+                dialogs: Dialogs::new(osci.dialog_idle),
+                large: Arc::new(Semaphore::new(crate::osci::LARGE_AT_ONCE)),
+            }),
         };
         let mut pollers = Vec::new();
         for (name, server) in &config.xta_servers {
@@ -632,8 +661,8 @@ impl Gateway {
             Some(exchange_tls),
             amtsbote_xta::router(Arc::new(xta)).fallback_service(amtsbote_rest::router(Arc::new(services))),
         )];
-        let osci = osci_socket.as_ref().map(|(_, address)| *address);
-        if let (Some((socket, _)), Some(services)) = (osci_socket, intermediary) {
+        let osci_address = osci_socket.as_ref().map(|(_, address)| *address);
+        if let (Some((socket, _)), Some(services)) = (osci_socket, osci) {
             listeners.push(listen("osci", socket, osci_tls, amtsbote_osci::router(Arc::new(services))));
         }
         let (operator, telemetry) = (
@@ -654,10 +683,10 @@ impl Gateway {
             tokio::spawn(count_waiting(operations, metrics, clock, stop.clone())),
         ];
         upkeep.extend(pollers.into_iter().map(|poller| tokio::spawn(poller.run(stop.clone()))));
-        tracing::info!(%exchange, osci = ?osci, operator = ?operator, telemetry = ?telemetry, held = config.hold, "The gateway is running.");
+        tracing::info!(%exchange, osci = ?osci_address, operator = ?operator, telemetry = ?telemetry, held = config.hold, "The gateway is running.");
         Ok(Self {
             exchange,
-            osci,
+            osci: osci_address,
             operator,
             telemetry,
             stop,

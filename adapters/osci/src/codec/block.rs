@@ -1,7 +1,7 @@
 //! Header blocks every kind of message may have (OSCI-Transport 1.2, "Header-Elemente", with the supplement of 2017).
 
 use amtsbote_soap::canonical::{canonical, escape_text, escape_value};
-use amtsbote_soap::document::ElementRef;
+use amtsbote_soap::document::{Document, DocumentLimits, ElementRef};
 
 use super::certificate::Certificate;
 use super::code::Language;
@@ -187,7 +187,19 @@ impl Certificates {
     /// [`Problem::Structure`] and [`Problem::Certificate`].
     pub fn read(envelope: &Envelope) -> Result<Self, Problem> {
         let blocks = ["NonIntermediaryCertificates", "IntermediaryCertificates"];
-        let blocks = blocks.into_iter().filter_map(|name| envelope.block(OSCI, name));
+        Self::read_blocks(blocks.into_iter().filter_map(|name| envelope.block(OSCI, name)))
+    }
+
+    /// Reads a block that was kept by itself.
+    ///
+    /// # Errors
+    /// [`Problem::Xml`], [`Problem::Structure`] and [`Problem::Certificate`].
+    pub fn from_block(text: &str) -> Result<Self, Problem> {
+        let document = Document::parse(text.as_bytes().to_vec(), DocumentLimits::default())?;
+        Self::read_blocks(std::iter::once(document.root()))
+    }
+
+    fn read_blocks<'d>(blocks: impl Iterator<Item = ElementRef<'d>>) -> Result<Self, Problem> {
         let mut entries = Vec::new();
         for element in blocks.flat_map(ElementRef::children) {
             let row = ROLES.iter().find(|(_, name, _)| element.is(OSCI, name));

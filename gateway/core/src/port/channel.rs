@@ -122,6 +122,8 @@ pub struct InstantAnswer {
 pub enum ExchangeOutcome {
     /// The recipient has it and answered.
     Answered(Box<InstantAnswer>),
+    /// The recipient has it, and an answer was not wanted.
+    Delivered(Proof),
     /// The recipient does not have it, or does not want it.
     Failed(FailureReason),
     /// Nobody knows whether the recipient has it.

@@ -30,6 +30,13 @@ pub enum LookupRequest {
         /// Whose mailbox.
         recipient: PartyId,
     },
+    /// To an address the sender knows.
+    Given {
+        /// Whose address.
+        recipient: PartyId,
+        /// The address.
+        endpoint: Endpoint,
+    },
     /// An answer into the mailbox of a party of this gateway.
     Reply {
         /// For what.
@@ -174,6 +181,11 @@ impl Router {
                     (key, Some(endpoint)) => here(candidate, &key, endpoint, at, trace),
                     (_, None) => Resolution::ended(OutcomeKind::NoChannel, None, trace),
                 };
+            }
+            LookupRequest::Given { recipient, endpoint } => {
+                let candidate = named(&tables, recipient, &[], Vec::new());
+                trace.push(format!("recipient and address named by the sender: {recipient}"));
+                return here(candidate, recipient, endpoint.clone(), at, trace);
             }
             LookupRequest::Reply { service, recipient } => {
                 // Also for a service that is not in the catalogue any more.

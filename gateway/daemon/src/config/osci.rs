@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use amtsbote_core::key::AccountName;
 use amtsbote_osci::DIALOG_IDLE;
+use url::Url;
 
 use super::KeyPair;
 use super::reader::{Findings, Section};
@@ -46,6 +47,8 @@ pub struct OsciConfig {
     pub min_chunk: u64,
     /// Time a message in chunks may take.
     pub chunk_timeout: Duration,
+    /// Beginnings of addresses deliveries may be pushed to.
+    pub push_to: Vec<Url>,
 }
 
 fn pair(section: &mut Section<'_>, findings: &mut Findings, name: &str) -> Option<KeyPair> {
@@ -113,6 +116,8 @@ pub(super) fn intermediary(
     let max_chunk = section.number(findings, "max_chunk_kib", 10 * 1024, 1..=1 << 20);
     let min_chunk = section.number(findings, "min_chunk_kib", 1, 1..=max_chunk);
     let chunk_timeout = section.duration(findings, "chunk_timeout", Duration::from_secs(3600));
+    let push_to: Vec<Url> =
+        section.list(findings, "push_to", "write URLs such as \"https://recipient.example/osci\"");
     section.close(findings);
     Some(OsciConfig {
         listen: listen?,
@@ -130,6 +135,7 @@ pub(super) fn intermediary(
         max_chunk,
         min_chunk,
         chunk_timeout,
+        push_to,
     })
 }
 

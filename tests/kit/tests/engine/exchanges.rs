@@ -27,6 +27,7 @@ use crate::lab::{Lab, sealer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     Answer,
+    Take,
     Refuse,
     Hang,
     Die,
@@ -79,6 +80,7 @@ impl Exchanger for Recipient {
             Act::Hang => std::future::pending().await,
             Act::Die => panic!("scripted"),
             Act::Wait => self.go.notified().await,
+            Act::Take => return ExchangeOutcome::Delivered(Proof("taken".to_owned())),
             Act::Answer => {}
         }
         let mut writer = handover.stage().await.unwrap();
@@ -120,10 +122,21 @@ async fn id(lab: &Lab, key: &str) -> MessageId {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_need_not_be_wanted() {
+    let (lab, recipient) = (lab().await, Recipient::that(Act::Take));
+    let exchanges = lab.exchanges(Arc::clone(&recipient));
+    let exchanged = exchanges.exchange(submission("one")).await.unwrap();
+    assert!(exchanged.answer.is_none());
+    assert_eq!(exchanged.request.delivery.state, State::Delivered);
+    let again = exchanges.exchange(submission("one")).await.unwrap();
+    assert_eq!((again.request.message.id, recipient.asked()), (exchanged.request.message.id, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_answer_comes_back_and_is_kept() {
     let (lab, recipient) = (lab().await, Recipient::that(Act::Answer));
     let exchanges = lab.exchanges(Arc::clone(&recipient));
-    let answer = exchanges.exchange(submission("one")).await.unwrap();
+    let answer = exchanges.exchange(submission("one")).await.unwrap().answer.unwrap();
     let asked = lab.store.load(id(&lab, "one").await).await.unwrap().unwrap();
     assert_eq!(answer.message.metadata.in_reply_to, Some(asked.message.id));
     assert_eq!(answer.message.metadata.recipient.as_ref().unwrap().as_str(), "ags:07315000");
@@ -135,7 +148,7 @@ async fn the_answer_comes_back_and_is_kept() {
     let mut reader = lab.store.open_part(reply, 0, 0).await.unwrap().unwrap();
     assert_eq!(reader.next().await.unwrap().unwrap(), "<bescheid/>");
     // Whoever asks again gets the same answer; the recipient is not asked again, by nobody.
-    let again = exchanges.exchange(submission("one")).await.unwrap();
+    let again = exchanges.exchange(submission("one")).await.unwrap().answer.unwrap();
     assert_eq!((again.message.id, recipient.asked()), (reply, 1));
     lab.run(Duration::from_secs(3600)).await;
     assert_eq!((lab.channel.seen().len(), recipient.asked()), (0, 1));
