@@ -16,9 +16,11 @@ pub mod reception;
 mod respond;
 mod server;
 mod services;
+mod session;
 pub mod spool;
 pub mod transfers;
 
 pub use push::{OsciPusher, PushPorts};
 pub use server::router;
 pub use services::{DIALOG_IDLE, DeliveryIds, MetadataCodec, OsciKeys, OsciOptions, Services};
+pub use session::{Answered, DialogError, Freight, OsciClient, Own, Peer, Session, first_digits};
