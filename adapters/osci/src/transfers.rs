@@ -200,8 +200,8 @@ impl Incoming {
 
     pub(crate) fn begin(&self, begun: &Begun) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let above = self.folder.ancestors().skip(1).take(2);
-        above.map(sync_folder).collect::<io::Result<()>>()?;
+        let mut above = self.folder.ancestors().skip(1).take(2);
+        above.try_for_each(sync_folder)?;
         write_durably(&self.folder, BEGUN, |file| file.write_all(&serde_json::to_vec(begun)?))
     }
 

@@ -324,3 +324,47 @@ fn a_changed_attachment_is_noticed() {
 fn find(bytes: &[u8], what: &[u8]) -> usize {
     bytes.windows(what.len()).position(|window| window == what).unwrap()
 }
+
+/// Requests with algorithms the other recordings lack: ECDSA, SHA-3, rsa-sha512, AES-192 and more.
+#[test]
+fn requests_with_rarer_algorithms_are_understood_and_wrong_ones_refused() {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
+    let keys = recordings().map(|folder| Keys::load(&folder).ciphers()).unwrap_or_default();
+    let mut seen = 0;
+    for entry in std::fs::read_dir(own).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "bin") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let bytes = std::fs::read(&path).unwrap();
+        let is_encrypted = bytes.windows(12).any(|window| window == b"CipherRefere")
+            && !bytes.windows(11).any(|window| window == b"soap:Header");
+        if is_encrypted && keys.is_empty() {
+            continue;
+        }
+        // Only the intermediary's key is there in earnest.
+        let keys: Vec<Identity> = match name.as_str() {
+            "refuse-foreign-key" => Vec::new(),
+            _ => keys.clone(),
+        };
+        let checked = message(&bytes, &keys, EVERYTHING).and_then(|message| {
+            let certificates = Certificates::read(&message.envelope)?;
+            Request::read(&message.envelope)?;
+            match check_signature(&message) {
+                Ok(()) | Err(Problem::Unsigned) => {}
+                Err(problem) => return Err(problem),
+            }
+            match ContentPackage::of(&message.envelope) {
+                Ok(package) => package.check(&certificates, &message.part_ids(), &message),
+                Err(_) => Ok(()),
+            }
+        });
+        match name.starts_with("refuse-") {
+            true => assert!(checked.is_err(), "{name}"),
+            false => assert!(checked.is_ok(), "{name}: {:?}", checked.err()),
+        }
+        seen += 1;
+    }
+    assert!(seen >= 20, "{seen}");
+}

@@ -95,6 +95,8 @@ pub struct Gateway {
     pub pid: u32,
     /// Addresses.
     pub exchange: SocketAddr,
+    /// Clients of OSCI, if there is an intermediary.
+    pub osci: Option<SocketAddr>,
     /// Operators.
     pub operator: SocketAddr,
     /// Metrics and health.
@@ -261,6 +263,7 @@ certificates = ["pki/operator.pem"]
             process,
             pid: u32::try_from(ready["pid"].as_u64().unwrap()).unwrap(),
             exchange: address("exchange"),
+            osci: ready["osci"].as_str().map(|text| text.parse().unwrap()),
             operator: address("operator"),
             telemetry: address("telemetry"),
         });

@@ -12,7 +12,7 @@ use openssl::rsa::Padding;
 use openssl::sign::{RsaPssSaltlen, Signer, Verifier};
 use sha2::{Digest as _, Sha256};
 use x509_cert::Certificate as X509;
-use x509_cert::der::{Decode as _, DecodePem as _, Encode as _};
+use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::{KeyUsage, KeyUsages};
 
 use super::algorithm::{Digest, KeyTransport, Policy, Scheme, SignatureAlgorithm};
@@ -75,14 +75,15 @@ impl Certificate {
         Ok(Self(Arc::new(Inner { der: der.to_vec(), fingerprint, parsed, key })))
     }
 
-    /// Reads PEM.
+    /// Reads PEM; of a chain the first.
     ///
     /// # Errors
     /// As for [`Self::from_der`].
     pub fn from_pem(pem: &[u8]) -> Result<Self, Problem> {
-        let parsed = X509::from_pem(pem).map_err(|_| Problem::Certificate("not readable"))?;
-        let der = parsed.to_der().map_err(|_| Problem::Certificate("not readable"))?;
-        Self::from_der(&der)
+        let unreadable = || Problem::Certificate("not readable");
+        let chain = openssl::x509::X509::stack_from_pem(pem).map_err(|_| unreadable())?;
+        let der = chain.first().and_then(|first| first.to_der().ok());
+        Self::from_der(&der.ok_or_else(unreadable)?)
     }
 
     /// DER.

@@ -125,7 +125,7 @@ async fn every_rule_selects_what_it_says() {
     assert_eq!(ids(cards(&mut bob, rule(CardSelection::All, None, false, None)).await), both);
     assert_eq!(
         ids(cards(&mut bob, rule(CardSelection::Created(between), None, false, None)).await),
-        [second.clone()]
+        [second]
     );
     assert_eq!(ids(cards(&mut bob, rule(CardSelection::Created(between), Some(Part::Originator), false, None)).await).len(), 0);
     assert_eq!(

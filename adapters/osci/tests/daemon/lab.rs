@@ -1,0 +1,89 @@
+//! A gateway process with an intermediary, and keys of its clients.
+
+use std::path::Path;
+use std::process::Command;
+
+use amtsbote_certs::{KeyKind, Purpose};
+use amtsbote_it::{Lab, Options};
+use amtsbote_osci::Own;
+use amtsbote_osci::codec::certificate::Identity;
+
+/// Password of all p12 files.
+pub(crate) const PASSWORD: &str = "laboratory";
+/// Everybody with keys of OSCI.
+const NAMES: [&str; 3] = ["intermediary", "alice", "bob"];
+
+fn section(more: &str) -> String {
+    format!(
+        r#"
+[osci]
+listen = "127.0.0.1:0"
+cipher_certificate = "pki/intermediary-cipher.pem"
+cipher_key = "pki/intermediary-cipher.key"
+signature_certificate = "pki/intermediary-sign.pem"
+signature_key = "pki/intermediary-sign.key"
+legacy_ciphers = true
+dangerously_accept_rsa15 = true
+{more}
+"#
+    )
+}
+
+const ACCOUNTS: &str = r#"
+[[accounts]]
+name = "alice"
+roles = ["author", "reader"]
+parties = ["dept:alice"]
+serves = ["osci:alice"]
+osci_cipher = ["pki/alice-cipher.pem"]
+osci_signature = ["pki/alice-sign.pem"]
+[[accounts]]
+name = "bob"
+roles = ["author", "reader"]
+parties = ["dept:bob"]
+serves = ["osci:bob"]
+osci_cipher = ["pki/bob-cipher.pem"]
+osci_signature = ["pki/bob-sign.pem"]
+"#;
+
+/// A laboratory whose gateway is not started yet. `more`: lines for `[osci]`.
+pub(crate) async fn prepare(more: &str) -> Lab {
+    let lab = Lab::prepare(Options { extra: section(more), ..Options::default() }).await;
+    for name in NAMES {
+        lab.pki.add(&format!("{name}-cipher"), &Purpose::Cipher, KeyKind::Rsa3072).unwrap();
+        lab.pki.add(&format!("{name}-sign"), &Purpose::Seal, KeyKind::Rsa3072).unwrap();
+    }
+    lab.write_configuration(ACCOUNTS);
+    lab
+}
+
+/// Somebody's keys.
+pub(crate) fn own(lab: &Lab, name: &str) -> Own {
+    let identity = |kind: &str| {
+        let read =
+            |extension: &str| std::fs::read(lab.path(&format!("pki/{name}-{kind}.{extension}"))).unwrap();
+        Identity::from_pem(&read("pem"), &read("key")).unwrap()
+    };
+    Own { cipher: identity("cipher"), signature: identity("sign") }
+}
+
+/// Puts all keys into files the official library reads.
+pub(crate) fn export(lab: &Lab, folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    for name in NAMES {
+        for kind in ["cipher", "sign"] {
+            let pem = lab.path(&format!("pki/{name}-{kind}.pem"));
+            std::fs::copy(&pem, folder.join(format!("{name}-{kind}.crt"))).unwrap();
+            let status = Command::new("openssl")
+                .args(["pkcs12", "-export", "-passout", &format!("pass:{PASSWORD}"), "-in"])
+                .arg(&pem)
+                .arg("-inkey")
+                .arg(lab.path(&format!("pki/{name}-{kind}.key")))
+                .arg("-out")
+                .arg(folder.join(format!("{name}-{kind}.p12")))
+                .status()
+                .unwrap();
+            assert!(status.success());
+        }
+    }
+}

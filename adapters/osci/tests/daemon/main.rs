@@ -1,0 +1,7 @@
+//! The intermediary as a process: killed at any moment, and driven by the official library.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod killed;
+mod lab;
+mod library;
