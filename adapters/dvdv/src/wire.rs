@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::port::DirectoryAnswer;
-use amtsbote_core::route::{ChannelKind, Endpoint, RecordRef};
+use amtsbote_core::route::{ChannelKind, Endpoint, EndpointCertificate, RecordRef};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use der::Decode;
@@ -60,6 +60,13 @@ struct CertificateReply {
     revocation_reason: Option<String>,
 }
 
+impl CertificateReply {
+    /// Base64 without white space.
+    fn dense(&self) -> String {
+        self.content.iter().flat_map(|text| text.chars()).filter(|c| !c.is_whitespace()).collect()
+    }
+}
+
 /// A service with its span of validity, before it becomes an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -110,15 +117,20 @@ fn osci(elements: &[ElementReply], at: Timestamp) -> Option<Result<Endpoint, Str
     let (addressee, intermediary) = (find("OSCI_ADDRESSEE")?, find("OSCI_INTERMEDIARY"));
     Some((|| {
         let intermediary = intermediary.ok_or("no intermediary is listed")?;
-        for element in [addressee, intermediary] {
-            check(cipher_certificate(element, elements)?, at)?;
+        let mut certificates = BTreeMap::new();
+        for (role, element) in
+            [(EndpointCertificate::Recipient, addressee), (EndpointCertificate::Intermediary, intermediary)]
+        {
+            let certificate = cipher_certificate(element, elements)?;
+            check(certificate, at)?;
+            certificates.insert(role, certificate.dense());
         }
         let uri = |element: &ElementReply| {
             let uri = element.service_element_uri.as_deref().map(str::trim).filter(|uri| !uri.is_empty());
             uri.map(str::to_owned).ok_or("an address is missing")
         };
         let address = format!("{}#{}", uri(intermediary)?, uri(addressee)?);
-        Ok(Endpoint { channel: ChannelKind::Osci, address })
+        Ok(Endpoint { channel: ChannelKind::Osci, address, certificates })
     })())
 }
 
@@ -147,9 +159,7 @@ fn check(certificate: &CertificateReply, at: Timestamp) -> Result<(), String> {
     if certificate.revocation_date.is_some() || certificate.revocation_reason.is_some() {
         return Err("the certificate is revoked".to_owned());
     }
-    let content: String =
-        certificate.content.iter().flat_map(|text| text.chars()).filter(|c| !c.is_whitespace()).collect();
-    let der = STANDARD.decode(content).map_err(|_| "the certificate is not readable")?;
+    let der = STANDARD.decode(certificate.dense()).map_err(|_| "the certificate is not readable")?;
     let parsed = x509_cert::Certificate::from_der(&der).map_err(|_| "the certificate is not readable")?;
     let validity = &parsed.tbs_certificate.validity;
     let now = at.as_second().unsigned_abs();
@@ -184,7 +194,7 @@ fn other(element: &ElementReply) -> Option<Endpoint> {
         &element.service_element_uri
     };
     let address = address.as_deref().map(str::trim).filter(|address| !address.is_empty())?;
-    Some(Endpoint { channel, address: address.to_owned() })
+    Some(Endpoint::new(channel, address.to_owned()))
 }
 
 /// Turns an entry into the answer at a time.

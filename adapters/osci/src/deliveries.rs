@@ -16,7 +16,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use amtsbote_core::message::{Carried, CarriedKind, IdScheme, Message, Part, PartNumber, Sha256Digest};
+use amtsbote_core::key::{ServiceKey, SpecificationUri};
+use amtsbote_core::message::{
+    Carried, CarriedKind, IdScheme, Message, Metadata, Part, PartNumber, Priority, Sha256Digest,
+};
 use amtsbote_core::port::{MessageStore, PartReader, PayloadWriter, Staged, StoreError};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -40,6 +43,30 @@ const FIELDS: &str = "osci-fields";
 const INLINE_MAX: u64 = 1 << 20;
 /// Bytes of a content package that are read into memory.
 const PACKAGE_MAX: u64 = 64 << 20;
+
+/// Stands for the service of a delivery that names none.
+const NO_SERVICE: &str = "urn:amtsbote:service:unnamed";
+
+/// Metadata of a delivery that says nothing.
+pub(crate) fn unspoken() -> Option<Metadata> {
+    Some(Metadata {
+        service: ServiceKey::Uri(NO_SERVICE.parse::<SpecificationUri>().ok()?),
+        area: None,
+        recipient: None,
+        subject: None,
+        case_id: None,
+        priority: Priority::Normal,
+        not_before: None,
+        expires_at: None,
+        deadline: None,
+        ordering_key: None,
+        reply_to: None,
+        message_type: None,
+        business_scenario: None,
+        in_reply_to: None,
+        process_ref: None,
+    })
+}
 
 /// A part that is about to be stored.
 pub(crate) struct Planned {
@@ -189,8 +216,15 @@ pub(crate) fn carry(
     custom: &[CustomHeader],
     inspections: &[Inspection],
 ) -> Vec<Carried> {
-    // Deployed recipients refuse deliveries that name the addressee's signature certificate.
-    let handed_on = |entry: &&CertificateEntry| entry.role != CertificateRole::SignatureAddressee;
+    // Deployed recipients refuse deliveries that name the addressee's signature certificate. An intermediary shows its own.
+    let handed_on = |entry: &&CertificateEntry| {
+        !matches!(
+            entry.role,
+            CertificateRole::SignatureAddressee
+                | CertificateRole::CipherIntermediary
+                | CertificateRole::SignatureIntermediary
+        )
+    };
     let block = Certificates(certificates.0.iter().filter(handed_on).cloned().collect()).write_others();
     let mut carried = vec![Carried { kind: CarriedKind::OsciCertificates, text: block }];
     carried.extend(custom.iter().map(|header| {
@@ -305,12 +339,25 @@ fn part_out(part: &Part, number: PartNumber, id: String) -> PartOut {
 
 /// Puts a message into one container.
 async fn contain(store: &dyn MessageStore, message: &Message) -> Result<(String, Vec<PartOut>), StoreError> {
-    let mut container = NewContainer::default();
-    let (mut parts, mut ids) = (Vec::new(), BTreeSet::new());
+    let (inline, parts) = contents(store, message).await?;
+    let of_parts = parts.iter().map(|part| NewContent::Part(part.head.id.clone(), None));
+    let contents = inline.map(NewContent::Inline).into_iter().chain(of_parts).collect();
+    let unsigned = NewContainer { contents }.finish(None);
+    let package = unsigned
+        .map_err(|_| StoreError::Damaged { id: message.id, detail: "it has no form in OSCI".to_owned() })?;
+    Ok((package, parts))
+}
+
+/// What a message that did not come by OSCI consists of: a small document, and everything else.
+pub(crate) async fn contents(
+    store: &dyn MessageStore,
+    message: &Message,
+) -> Result<(Option<Vec<u8>>, Vec<PartOut>), StoreError> {
+    let (mut inline, mut parts, mut ids) = (None, Vec::new(), BTreeSet::new());
     for (at, part) in message.parts.iter().enumerate() {
         let number = number_of(at);
         if at == 0 && part.size <= INLINE_MAX {
-            container.contents.push(NewContent::Inline(bytes_of(store, message, number).await?));
+            inline = Some(bytes_of(store, message, number).await?);
             continue;
         }
         let usual = |name: &&str| {
@@ -318,7 +365,6 @@ async fn contain(store: &dyn MessageStore, message: &Message) -> Result<(String,
         };
         let id = part.name.as_deref().filter(usual).map_or_else(|| format!("part{at}"), str::to_owned);
         let id = if ids.insert(id.clone()) { id } else { format!("{at}-{id}") };
-        container.contents.push(NewContent::Part(id.clone(), None));
         let mut out = part_out(part, number, id);
         // Media types of strangers become fields of a header.
         if out.head.content_type.chars().any(|c| c.is_control() || !c.is_ascii()) {
@@ -326,10 +372,7 @@ async fn contain(store: &dyn MessageStore, message: &Message) -> Result<(String,
         }
         parts.push(out);
     }
-    let unsigned = container.finish(None);
-    let package = unsigned
-        .map_err(|_| StoreError::Damaged { id: message.id, detail: "it has no form in OSCI".to_owned() })?;
-    Ok((package, parts))
+    Ok((inline, parts))
 }
 
 /// Header blocks have an id; by this one deployed software finds the metadata.

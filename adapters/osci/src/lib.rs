@@ -4,6 +4,7 @@
 //! `orders` and `cards` do what is wanted through core, `deliveries` maps, `respond` sends. Every decision about a message is core's.
 
 mod cards;
+mod channel;
 mod chunks;
 mod client;
 pub mod clients;
@@ -11,6 +12,7 @@ pub mod codec;
 mod deliveries;
 pub mod dialogs;
 mod orders;
+mod poller;
 mod push;
 pub mod reception;
 mod respond;
@@ -20,6 +22,8 @@ mod session;
 pub mod spool;
 pub mod transfers;
 
+pub use channel::{OsciChannel, OsciPeer, Protection};
+pub use poller::OsciPoller;
 pub use push::{OsciPusher, PushPorts};
 pub use server::router;
 pub use services::{DIALOG_IDLE, DeliveryIds, MetadataCodec, OsciKeys, OsciOptions, Services};

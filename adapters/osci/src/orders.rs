@@ -8,29 +8,27 @@ use amtsbote_core::delivery::{Delivery, EventKind, Face, ItemState, Refusal};
 use amtsbote_core::exchange::{ExchangeError, Exchanged};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::intake::{Admission, IntakeError, Submission, Target, UnusableCertificate};
-use amtsbote_core::key::{PartyId, ServiceKey, SpecificationUri};
+use amtsbote_core::key::PartyId;
 use amtsbote_core::mailbox::MailboxError;
-use amtsbote_core::message::{CarriedKind, ExternalId, IdScheme, IntakeKey, Message, Metadata, Priority};
+use amtsbote_core::message::{CarriedKind, ExternalId, IdScheme, IntakeKey, Message, Metadata};
 use amtsbote_core::port::{StoreError, StoredMessage};
 use amtsbote_core::route::{Endpoint, Route};
 use amtsbote_core::submissions::SubmissionError;
 use bytes::Bytes;
 
 use crate::clients::Client;
-use crate::codec::block::CertificateRole;
+use crate::codec::block::{CertificateRole, check_ids};
 use crate::codec::card::ProcessCard;
 use crate::codec::code::{Code, Kind, Language};
 use crate::codec::content::ContentPackage;
 use crate::codec::order::{Answer, FetchRule, Push, Request};
-use crate::deliveries::{KeepError, Rendered, carry, keep, osci_id, plan, render};
+use crate::deliveries::{KeepError, Rendered, carry, keep, osci_id, plan, render, unspoken};
 use crate::dialogs::{Dialog, Transfer, challenge};
 use crate::push::{code_of, to_accept, to_process, warnings_of};
 use crate::respond::Outgoing;
 use crate::server::{Failure, Understood};
 use crate::services::Services;
 
-/// Stands for the service of a delivery that names none.
-const NO_SERVICE: &str = "urn:amtsbote:service:unnamed";
 /// Messages of a mailbox that are looked at at a time.
 const PAGE: usize = 64;
 
@@ -214,8 +212,9 @@ impl Services {
         }
         let understood = &order.understood;
         let planned = {
-            let package = ContentPackage::of(&understood.received.envelope)?;
             let received = &understood.received;
+            check_ids(&received.envelope)?;
+            let package = ContentPackage::of(&received.envelope)?;
             let checked = package.check(&understood.certificates, &received.part_ids(), received);
             checked.map_err(|problem| match problem.code() {
                 code if code.is_fault() => Stop::from(problem),
@@ -354,25 +353,7 @@ impl Services {
             Some(header) => self.metadata.read(&header.text, sender).await,
             None => None,
         };
-        let service =
-            NO_SERVICE.parse::<SpecificationUri>().map(ServiceKey::Uri).map_err(|_| Failure::Worker)?;
-        let usual = Metadata {
-            service,
-            area: None,
-            recipient: None,
-            subject: None,
-            case_id: None,
-            priority: Priority::Normal,
-            not_before: None,
-            expires_at: None,
-            deadline: None,
-            ordering_key: None,
-            reply_to: None,
-            message_type: None,
-            business_scenario: None,
-            in_reply_to: None,
-            process_ref: None,
-        };
+        let usual = unspoken().ok_or(Failure::Worker)?;
         let said = said.unwrap_or(usual);
         Ok(Metadata { recipient: Some(mailbox), area: None, subject: subject.or(said.subject), ..said })
     }

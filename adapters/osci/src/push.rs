@@ -42,12 +42,12 @@ const CODE: &str = "osci-";
 
 /// The endpoint of a recipient that only takes deliveries.
 pub(crate) fn to_accept(url: &str) -> Endpoint {
-    Endpoint { channel: ChannelKind::Osci, address: format!("{ACCEPT}{url}") }
+    Endpoint::new(ChannelKind::Osci, format!("{ACCEPT}{url}"))
 }
 
 /// The endpoint of a recipient that answers.
 pub(crate) fn to_process(url: &str) -> Endpoint {
-    Endpoint { channel: ChannelKind::Osci, address: format!("{PROCESS}{url}") }
+    Endpoint::new(ChannelKind::Osci, format!("{PROCESS}{url}"))
 }
 
 /// The code a failure stands for.

@@ -14,6 +14,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
+use openssl::hash::Hasher;
 use tokio::task::spawn_blocking;
 
 use crate::codec::Problem;
@@ -66,6 +67,18 @@ impl Outgoing {
     }
 }
 
+impl Outgoing {
+    /// Reads it.
+    pub(crate) async fn open(&self, store: &dyn MessageStore) -> Result<Box<dyn PartReader>, StoreError> {
+        match &self.content {
+            Content::File { file, from } => {
+                Ok(Box::new(FileReader { file: Arc::clone(file), from: *from, left: self.size }))
+            }
+            Content::Stored(id, number) => open(store, *id, *number).await,
+        }
+    }
+}
+
 /// Digests of parts, for a signature. With SHA-256 they are known; for others the parts are read once more.
 pub(crate) async fn digests(
     parts: &[Outgoing],
@@ -74,21 +87,11 @@ pub(crate) async fn digests(
 ) -> Result<Vec<PartDigest>, SendError> {
     let mut digests = Vec::with_capacity(parts.len());
     for part in parts {
-        let value = match (algorithm, &part.content) {
-            (Digest::Sha256, _) => part.sha256.to_vec(),
-            (_, Content::File { file, from }) => {
-                let mut hasher =
-                    openssl::hash::Hasher::new(algorithm.message_digest()).map_err(Problem::from)?;
-                let mut reader = FileReader { file: Arc::clone(file), from: *from, left: part.size };
-                while let Some(piece) = reader.next().await? {
-                    hasher.update(&piece).map_err(Problem::from)?;
-                }
-                hasher.finish().map_err(Problem::from)?.to_vec()
-            }
-            (_, Content::Stored(id, number)) => {
-                let mut hasher =
-                    openssl::hash::Hasher::new(algorithm.message_digest()).map_err(Problem::from)?;
-                let mut reader = open(store, *id, *number).await?;
+        let value = match algorithm {
+            Digest::Sha256 => part.sha256.to_vec(),
+            _ => {
+                let mut hasher = Hasher::new(algorithm.message_digest()).map_err(Problem::from)?;
+                let mut reader = part.open(store).await?;
                 while let Some(piece) = reader.next().await? {
                     hasher.update(&piece).map_err(Problem::from)?;
                 }

@@ -117,6 +117,11 @@ impl Freight {
         self
     }
 
+    pub(crate) fn with_parts(mut self, parts: impl Iterator<Item = Outgoing>) -> Self {
+        self.parts.extend(parts);
+        self
+    }
+
     /// Adds a part that lies in a file.
     #[must_use]
     pub fn with_file(mut self, id: &str, file: Arc<File>, size: u64, sha256: [u8; 32]) -> Self {

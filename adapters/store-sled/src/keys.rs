@@ -405,6 +405,7 @@ pub(crate) fn notes(kind: NoteKind) -> Vec<u8> {
         NoteKind::Job => b'j',
         NoteKind::Audit => b'a',
         NoteKind::Reservation => b'r',
+        NoteKind::RemoteId => b'm',
     };
     vec![b'c', kind]
 }

@@ -97,6 +97,7 @@ enum NoteKindName {
     Job,
     Audit,
     Reservation,
+    RemoteId,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

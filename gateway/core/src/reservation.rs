@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::account::Account;
 use crate::id::{MessageId, MessageIdSource};
 use crate::key::AccountName;
-use crate::port::{Clock, CommitError, Entropy, MessageStore, Note, NoteKind, StoreError};
+use crate::port::{Clock, CommitError, Entropy, KeptNote, MessageStore, Note, NoteKind, StoreError};
 
 /// How long an id waits for its message.
 pub const RESERVED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -41,10 +41,7 @@ impl Reservations {
     pub async fn reserve(&self, account: &Account) -> Result<MessageId, StoreError> {
         let id = self.ids.next(self.clock.now(), self.entropy.as_ref());
         let note = Note::keep(NoteKind::Reservation, name(id), &Reserved { account: account.name.clone() });
-        match self.store.commit_with(Vec::new(), vec![note]).await {
-            Ok(()) | Err(CommitError::Stale(_)) => Ok(id),
-            Err(CommitError::Store(error)) => Err(error),
-        }
+        write(self.store.as_ref(), vec![note]).await.map(|()| id)
     }
 
     /// To whom an id was given out, as long as it waits.
@@ -52,13 +49,66 @@ impl Reservations {
     /// # Errors
     /// When the store fails.
     pub async fn holder(&self, id: MessageId) -> Result<Option<AccountName>, StoreError> {
-        let name = name(id);
-        // Listings begin behind a name; cut short, it stands right before the whole.
-        let before = &name[..name.len() - 1];
-        let found = self.store.notes(NoteKind::Reservation, Some(before), 16).await?;
-        let note = found.iter().find(|note| note.name == name);
+        let note = find(self.store.as_ref(), NoteKind::Reservation, id).await?;
         Ok(note.and_then(|note| note.read::<Reserved>()).map(|reserved| reserved.account))
     }
+}
+
+/// Ids that others gave out for messages of ours. A hand-over whose outcome nobody knows is repeated under the same id, so it has to outlive
+/// the process.
+pub struct RemoteIds {
+    store: Arc<dyn MessageStore>,
+}
+
+impl RemoteIds {
+    /// Remote ids over their port.
+    pub fn new(store: Arc<dyn MessageStore>) -> Self {
+        Self { store }
+    }
+
+    /// The id under which a message was handed over before, or was about to be.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn get(&self, message: MessageId) -> Result<Option<String>, StoreError> {
+        let note = find(self.store.as_ref(), NoteKind::RemoteId, message).await?;
+        Ok(note.and_then(|note| note.read()))
+    }
+
+    /// Remembers an id, instead of an earlier one; durable when it returns.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn keep(&self, message: MessageId, id: &str) -> Result<(), StoreError> {
+        write(self.store.as_ref(), vec![Note::keep(NoteKind::RemoteId, name(message), &id)]).await
+    }
+
+    /// The message was handed over.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn forget(&self, message: MessageId) -> Result<(), StoreError> {
+        write(self.store.as_ref(), vec![Note::remove(NoteKind::RemoteId, name(message))]).await
+    }
+}
+
+async fn write(store: &dyn MessageStore, notes: Vec<Note>) -> Result<(), StoreError> {
+    match store.commit_with(Vec::new(), notes).await {
+        Ok(()) | Err(CommitError::Stale(_)) => Ok(()),
+        Err(CommitError::Store(error)) => Err(error),
+    }
+}
+
+async fn find(
+    store: &dyn MessageStore,
+    kind: NoteKind,
+    id: MessageId,
+) -> Result<Option<KeptNote>, StoreError> {
+    let name = name(id);
+    // Listings begin behind a name; cut short, it stands right before the whole.
+    let before = &name[..name.len() - 1];
+    let found = store.notes(kind, Some(before), 16).await?;
+    Ok(found.into_iter().find(|note| note.name == name))
 }
 
 /// Takes back ids that waited too long, the oldest first; how many.
@@ -68,18 +118,16 @@ pub(crate) async fn expire(
     limit: usize,
 ) -> Result<usize, StoreError> {
     let over = now.checked_sub(RESERVED_FOR).unwrap_or(Timestamp::MIN);
-    let notes = store.notes(NoteKind::Reservation, None, limit).await?;
     let given_out = |name: &str| name.parse::<MessageId>().ok().and_then(|id| id.accepted_at());
-    let old: Vec<Note> = notes
-        .iter()
-        .filter(|note| given_out(&note.name).is_none_or(|at| at < over))
-        .map(|note| Note::remove(NoteKind::Reservation, note.name.clone()))
-        .collect();
-    let count = old.len();
-    match store.commit_with(Vec::new(), old).await {
-        Ok(()) | Err(CommitError::Stale(_)) => Ok(count),
-        Err(CommitError::Store(error)) => Err(error),
+    let mut count = 0;
+    for kind in [NoteKind::Reservation, NoteKind::RemoteId] {
+        let notes = store.notes(kind, None, limit).await?;
+        let old = notes.iter().filter(|note| given_out(&note.name).is_none_or(|at| at < over));
+        let old: Vec<Note> = old.map(|note| Note::remove(kind, note.name.clone())).collect();
+        count += old.len();
+        write(store, old).await?;
     }
+    Ok(count)
 }
 
 fn name(id: MessageId) -> String {

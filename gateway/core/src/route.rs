@@ -3,6 +3,7 @@
 //! `tables` holds what the operator supplies, `resolve` is the pure decision over it, `router` adds the directory and the
 //! channel rule. Not here: how a directory is asked (a port) and how anything is delivered (channels).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -112,6 +113,26 @@ pub struct Endpoint {
     pub channel: ChannelKind,
     /// Address in the channel's own form: mailbox key, broker URI, URL.
     pub address: String,
+    /// Certificates that belong to the address, as the directory lists them: DER in base64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub certificates: BTreeMap<EndpointCertificate, String>,
+}
+
+impl Endpoint {
+    /// An address without certificates.
+    pub fn new(channel: ChannelKind, address: impl Into<String>) -> Self {
+        Self { channel, address: address.into(), certificates: BTreeMap::new() }
+    }
+}
+
+/// Whose certificate an endpoint lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointCertificate {
+    /// Messages are encrypted for the recipient.
+    Recipient,
+    /// Messages are encrypted for the intermediary that takes them.
+    Intermediary,
 }
 
 /// Authority a decision names.

@@ -43,7 +43,7 @@ pub fn route(organization: &str, channel: ChannelKind) -> Route {
         lookup_key: key.clone(),
         matched_area: None,
         destination: Destination { organization: key, channel },
-        endpoint: Endpoint { channel, address: organization.to_owned() },
+        endpoint: Endpoint::new(channel, organization.to_owned()),
         evidence: None,
         decided_at: crate::time::noon(),
         trace: vec!["sample".to_owned()],

@@ -129,8 +129,7 @@ impl World {
         let memory = MemoryStore::default();
         let healed = Arc::new(AtomicBool::new(false));
         let directory = Arc::new(FakeDirectory::default());
-        directory
-            .list(OFFICE, Endpoint { channel: ChannelKind::Amqp, address: "amqp://main?queue=q".to_owned() });
+        directory.list(OFFICE, Endpoint::new(ChannelKind::Amqp, "amqp://main?queue=q".to_owned()));
         let refused = Arc::new(Mutex::default());
         let down = Arc::new(AtomicBool::new(false));
         let dead_head = if random.random_bool(0.5) { DeadHead::Block } else { DeadHead::Skip };

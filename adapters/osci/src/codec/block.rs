@@ -427,6 +427,51 @@ impl CustomHeader {
     }
 }
 
+/// Ids every message that hands a delivery on has by itself. A delivery that brings one of them could not be handed on.
+const TAKEN: &[&str] = &[
+    "controlblock",
+    "clientsignature",
+    "suppliersignature",
+    "desiredlanguages",
+    "qualityoftimestamp_creation",
+    "qualityoftimestamp_reception",
+    "intermediarycertificates",
+    "nonintermediarycertificates",
+    "featuredescription",
+    "body",
+    "storedelivery",
+    "forwarddelivery",
+    "mediatedelivery",
+    "acceptdelivery",
+    "processdelivery",
+    "responsetofetchdelivery",
+    "responsetomediatedelivery",
+    "responsetoprocessdelivery",
+];
+
+/// Whether the ids of everything that goes on leave room for those of the message around it.
+///
+/// # Errors
+/// [`Problem::Structure`].
+pub fn check_ids(envelope: &Envelope) -> Result<(), Problem> {
+    let element = envelope.element()?;
+    let package = envelope.body()?.children();
+    let custom = envelope.blocks().filter(|one| *one != element && is_custom(*one));
+    let certificates = envelope.block(OSCI, "NonIntermediaryCertificates");
+    let inside = package.chain(custom).flat_map(ElementRef::descendants);
+    let of_certificates = certificates.into_iter().flat_map(ElementRef::children);
+    let mut ids = inside.chain(of_certificates).filter_map(|one| one.attribute("Id"));
+    match ids.any(|id| TAKEN.contains(&id) || id.starts_with("intermed_")) {
+        true => Err(Problem::Structure("an Id that is taken in every message")),
+        false => Ok(()),
+    }
+}
+
+fn is_custom(block: ElementRef<'_>) -> bool {
+    !(block.namespace() == OSCI && KNOWN.contains(&block.local()))
+        && !block.is(OSCI_2017, "FeatureDescription")
+}
+
 const KNOWN: &[&str] = &[
     "ControlBlock",
     "ClientSignature",
@@ -443,11 +488,7 @@ const KNOWN: &[&str] = &[
 /// [`Problem::Structure`] if there are too many or one is too long.
 pub fn custom_headers(envelope: &Envelope) -> Result<Vec<CustomHeader>, Problem> {
     let element = envelope.element()?;
-    let unknown = envelope.blocks().filter(|one| {
-        *one != element
-            && !(one.namespace() == OSCI && KNOWN.contains(&one.local()))
-            && !one.is(OSCI_2017, "FeatureDescription")
-    });
+    let unknown = envelope.blocks().filter(|one| *one != element && is_custom(*one));
     let mut headers = Vec::new();
     for block in unknown {
         let text = canonical(block);

@@ -232,6 +232,10 @@ async fn whoever_is_not_known_or_not_believed_gets_nothing() {
         "9100"
     );
     assert_eq!(code(Raw { package: String::new(), ..Raw::store(alice, &id, "bob") }).await, "9100");
+    for taken in ["responsetofetchdelivery", "intermediarycertificates", "intermed_signature_00"] {
+        let poison = package(b"x").replace("contentcontainer0", taken);
+        assert_eq!(code(Raw { package: poison, ..Raw::store(alice, &id, "bob") }).await, "9100", "{taken}");
+    }
     assert_eq!(code(Raw::new(Request::FetchDelivery(FetchRule::Next), bob)).await, "9802");
     assert_eq!(lab.stored(), 0);
     assert_eq!(code(Raw::store(alice, &id, "bob")).await, "0800", "refusals did not use the id up");

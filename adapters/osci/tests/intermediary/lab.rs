@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use amtsbote_core::account::{Account, AccountBook, Credential, LocalChannel, Role};
 use amtsbote_core::control::Controls;
-use amtsbote_core::delivery::State;
+use amtsbote_core::delivery::{RetryPolicy, State};
 use amtsbote_core::engine::{Engine, EngineOptions, EnginePorts};
 use amtsbote_core::exchange::{ExchangePorts, Exchanges};
 use amtsbote_core::id::MessageId;
@@ -17,9 +17,11 @@ use amtsbote_core::intake::Intake;
 use amtsbote_core::key::{AccountName, PartyId};
 use amtsbote_core::mailbox::Mailboxes;
 use amtsbote_core::message::Metadata;
-use amtsbote_core::port::{Clock, Directory, Entropy, MessageStore, Silent, StoreError, StoredMessage};
+use amtsbote_core::port::{
+    Channel, Clock, Directory, Entropy, MessageStore, Silent, StoreError, StoredMessage,
+};
 use amtsbote_core::reservation::Reservations;
-use amtsbote_core::route::Router;
+use amtsbote_core::route::{ChannelKind, Router};
 use amtsbote_core::submissions::Submissions;
 use amtsbote_core::wake::Wake;
 use amtsbote_http::{
@@ -32,10 +34,11 @@ use amtsbote_osci::codec::certificate::Identity;
 use amtsbote_osci::codec::content::{NewContainer, NewContent};
 use amtsbote_osci::codec::order::{Answer, FetchRule, Request};
 use amtsbote_osci::dialogs::Dialogs;
+use amtsbote_osci::reception::Limits;
 use amtsbote_osci::transfers::{TransferLimits, Transfers};
 use amtsbote_osci::{
-    Answered, DIALOG_IDLE, DeliveryIds, Freight, MetadataCodec, OsciClient, OsciKeys, OsciOptions, Own, Peer,
-    Services, Session, router,
+    Answered, DIALOG_IDLE, DeliveryIds, Freight, MetadataCodec, OsciChannel, OsciClient, OsciKeys,
+    OsciOptions, OsciPeer, Own, Peer, Protection, Services, Session, router,
 };
 use amtsbote_testkit::directory::FakeDirectory;
 use amtsbote_testkit::memory::MemoryStore;
@@ -83,7 +86,7 @@ pub(crate) static KEYS: LazyLock<BTreeMap<&'static str, Own>> = LazyLock::new(||
     ["alice", "bob", "mallory", "intermediary"].into_iter().map(|name| (name, own(name))).collect()
 });
 
-struct NoMetadata;
+pub(crate) struct NoMetadata;
 
 #[async_trait]
 impl MetadataCodec for NoMetadata {
@@ -117,6 +120,19 @@ pub(crate) struct Setup {
     pub(crate) keys: Option<OsciKeys>,
     /// Certificates of alice and bob.
     pub(crate) accounts: Option<(Own, Own)>,
+    /// Another intermediary, to which everything for the account `office` goes on.
+    pub(crate) hub: Option<Hub>,
+}
+
+/// How another intermediary is used.
+#[derive(Clone)]
+pub(crate) struct Hub {
+    pub(crate) peer: Peer,
+    /// Whose keys we have there.
+    pub(crate) own: &'static str,
+    /// Who gets it there.
+    pub(crate) recipient: &'static str,
+    pub(crate) protection: Protection,
 }
 
 impl Default for Setup {
@@ -129,6 +145,7 @@ impl Default for Setup {
             ids: None,
             keys: None,
             accounts: None,
+            hub: None,
         }
     }
 }
@@ -207,10 +224,38 @@ impl Lab {
             guests.credentials.clear();
             accounts.push(guests);
         }
+        let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
+        if let Some(hub) = &setup.hub {
+            let mut office = account("office", &[Role::Reader], &["osci:office"], &KEYS["mallory"]);
+            office.channel = LocalChannel::Push(ChannelKind::Osci, "osci://hub".into());
+            accounts.push(office);
+            let limits = Limits {
+                xml: 8 << 20,
+                message: 64 << 20,
+                policy: setup.policy,
+                folder: std::env::temp_dir(),
+            };
+            let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(rand_seed()));
+            let client = OsciClient::new(http(), Arc::clone(&store), entropy, limits, KEYS[hub.own].clone());
+            let peer = OsciPeer {
+                client,
+                peer: hub.peer.clone(),
+                recipient: Some(KEYS[hub.recipient].cipher.certificate().clone()),
+                protection: hub.protection.clone(),
+            };
+            let peers = BTreeMap::from([("hub".to_owned(), peer)]);
+            let folder = outside.folder.path().to_owned();
+            channels.push(Arc::new(OsciChannel::new(
+                peers,
+                Arc::clone(&store),
+                Arc::new(NoMetadata),
+                folder,
+            )));
+        }
         let accounts = Arc::new(ArcSwap::from_pointee(AccountBook::try_new(accounts).unwrap()));
         let wake = Arc::new(Wake::default());
         let directory: Arc<dyn Directory> = Arc::new(FakeDirectory::default());
-        let router_ = Arc::new(Router::new(tables(), Arc::clone(&accounts), directory, Vec::new()));
+        let router_ = Arc::new(Router::new(tables(), Arc::clone(&accounts), directory, channels.clone()));
         let controls =
             Controls::load(Arc::clone(&store), Arc::clone(&entropy), Arc::clone(&wake)).await.unwrap();
         let sealer = Arc::new(FakeSealer::default());
@@ -220,13 +265,13 @@ impl Lab {
                 router: Arc::clone(&router_),
                 sealer: Arc::clone(&sealer) as _,
                 controls: Arc::clone(&controls),
-                channels: Vec::new(),
+                channels,
                 clock: Arc::clone(&clock),
                 entropy: Arc::clone(&entropy),
                 observer: Arc::new(Silent),
                 wake: Arc::clone(&wake),
             },
-            EngineOptions::default(),
+            options(),
         );
         tokio::spawn(engine.run(stop.clone(), Duration::ZERO));
         let intake = Arc::new(Intake::new(
@@ -303,14 +348,7 @@ impl Lab {
         let router = router(Arc::clone(&services));
         let listener = Listener { name: "osci", socket, tls: None, router, limits: HttpLimits::default() };
         tokio::spawn(serve(listener, stop.clone()));
-        let options = ClientOptions {
-            reach: Reach::Anywhere,
-            connect: Duration::from_secs(5),
-            total: Duration::from_secs(60),
-            body: 64 << 20,
-        };
-        let http = HttpClient::new(amtsbote_tls::client_config(Vec::new(), None).unwrap(), options).unwrap();
-        Self { outside, services, address, http, setup, _stop: stop.drop_guard() }
+        Self { outside, services, address, http: http(), setup, _stop: stop.drop_guard() }
     }
 
     pub(crate) fn url(&self) -> Url {
@@ -365,8 +403,28 @@ impl Lab {
     }
 }
 
+fn http() -> HttpClient {
+    let options = ClientOptions {
+        reach: Reach::Anywhere,
+        connect: Duration::from_secs(5),
+        total: Duration::from_secs(60),
+        body: 64 << 20,
+    };
+    HttpClient::new(amtsbote_tls::client_config(Vec::new(), None).unwrap(), options).unwrap()
+}
+
+/// Tries again at once.
+fn options() -> EngineOptions {
+    let millisecond = Duration::from_millis(1);
+    let retry =
+        RetryPolicy::try_new(millisecond, 1.0, millisecond, 0.0, 50, Duration::from_secs(3_600)).unwrap();
+    let mut options = EngineOptions::default();
+    options.policies.usual.retry = retry;
+    options
+}
+
 /// Each client and each process has randomness of its own.
-fn rand_seed() -> u64 {
+pub(crate) fn rand_seed() -> u64 {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::SeqCst)
 }

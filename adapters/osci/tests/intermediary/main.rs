@@ -6,4 +6,5 @@ mod bad_input;
 mod chunks;
 mod dialogs;
 mod lab;
+mod peers;
 mod replay;

@@ -28,7 +28,7 @@ fn route(channel: ChannelKind) -> Box<Route> {
         lookup_key: organization.clone(),
         matched_area: None,
         destination: Destination { organization: organization.clone(), channel },
-        endpoint: Endpoint { channel, address: organization.to_string() },
+        endpoint: Endpoint::new(channel, organization.to_string()),
         evidence: None,
         decided_at: at(0),
         trace: Vec::new(),

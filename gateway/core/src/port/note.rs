@@ -13,6 +13,8 @@ pub enum NoteKind {
     Audit,
     /// A message id that was given out in advance.
     Reservation,
+    /// The id under which a message is handed to somebody who gives ids out.
+    RemoteId,
 }
 
 /// A note to be kept under its name, or taken away.

@@ -193,7 +193,7 @@ impl Router {
                     tables.specifications_of(service, at, &mut trace).unwrap_or_default();
                 let candidate = named(&tables, recipient, &services, specifications);
                 trace.push(format!("reply into the mailbox of {recipient}"));
-                let endpoint = Endpoint { channel: ChannelKind::Mailbox, address: recipient.to_string() };
+                let endpoint = Endpoint::new(ChannelKind::Mailbox, recipient.to_string());
                 return here(candidate, recipient, endpoint, at, trace);
             }
         };
@@ -291,12 +291,8 @@ impl Router {
         for key in keys {
             if let Some(channel) = accounts.local_channel(key) {
                 let endpoint = match channel {
-                    LocalChannel::Mailbox => {
-                        Endpoint { channel: ChannelKind::Mailbox, address: key.to_string() }
-                    }
-                    LocalChannel::Push(channel, address) => {
-                        Endpoint { channel: *channel, address: address.to_string() }
-                    }
+                    LocalChannel::Mailbox => Endpoint::new(ChannelKind::Mailbox, key.to_string()),
+                    LocalChannel::Push(channel, address) => Endpoint::new(*channel, address.to_string()),
                 };
                 return (key.clone(), Some(endpoint));
             }

@@ -233,7 +233,7 @@ impl Lab {
 }
 
 pub(crate) fn endpoint(address: &str) -> Endpoint {
-    Endpoint { channel: ChannelKind::Amqp, address: address.to_owned() }
+    Endpoint::new(ChannelKind::Amqp, address.to_owned())
 }
 
 pub(crate) fn sealer() -> Arc<dyn Sealer> {

@@ -1,0 +1,294 @@
+//! The gateway at other people's intermediaries: as originator, and as the owner of a mailbox.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use amtsbote_core::delivery::{Delivery, EventKind, State};
+use amtsbote_core::id::MessageId;
+use amtsbote_core::intake::{Admission, Submission, Target, UnusableCertificate};
+use amtsbote_core::message::{IdScheme, IntakeKey, Message, Part, Sha256Digest};
+use amtsbote_core::port::{MessageStore, NoteKind, Staged};
+use amtsbote_core::route::Route;
+use amtsbote_osci::clients::Trust;
+use amtsbote_osci::codec::algorithm::Policy;
+use amtsbote_osci::codec::block::Certificates;
+use amtsbote_osci::codec::content::{
+    ContentPackage, Item, NewContainer, NewContent, part_keys, verify_container,
+};
+use amtsbote_osci::codec::order::{Answer, CardRule, CardSelection, FetchRule, Request};
+use amtsbote_osci::codec::signature::NoParts;
+use amtsbote_osci::{Freight, OsciPoller, Peer, Protection};
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{HeaderMap, Method as HttpMethod, StatusCode};
+use axum::response::IntoResponse as _;
+
+use crate::lab::{Hub, KEYS, Lab, NoMetadata, Setup, certificates_for, fetch, store_order};
+
+fn hub(remote: &Lab, protection: Protection) -> Hub {
+    Hub { peer: remote.peer(), own: "alice", recipient: "bob", protection }
+}
+
+async fn behind(hub: Hub) -> Lab {
+    Lab::with(Setup { hub: Some(hub), ..Setup::default() }).await
+}
+
+/// Hands a message in that did not come by OSCI.
+async fn submit(lab: &Lab, document: &[u8], attachment: &[u8]) -> MessageId {
+    let part = |name: &str, bytes: &[u8], offset: usize| Part {
+        name: Some(name.to_owned()),
+        media_type: "application/octet-stream".to_owned(),
+        size: bytes.len() as u64,
+        sha256: Sha256Digest::of(bytes),
+        offset: offset as u64,
+        attributes: BTreeMap::new(),
+    };
+    let mut metadata = amtsbote_testkit::samples::metadata();
+    (metadata.area, metadata.recipient) = (None, Some("osci:office".parse().unwrap()));
+    let submission = Submission {
+        key: IntakeKey {
+            account: "portal".parse().unwrap(),
+            scheme: IdScheme::Client,
+            value: format!("k{}", crate::lab::rand_seed()).parse().unwrap(),
+        },
+        sender: "ags:07315000".parse().unwrap(),
+        metadata,
+        parts: vec![part("antrag.xml", document, 0), part("anlage 1.pdf", attachment, document.len())],
+        payload: Staged::Inline(vec![document.to_vec().into(), attachment.to_vec().into()]),
+        external_ids: Vec::new(),
+        carried: Vec::new(),
+        canonical: Vec::new(),
+        target: Target::LocalMailbox,
+        reserved: None,
+        unusable_certificate: UnusableCertificate::Refuse,
+    };
+    let nothing = |_: &Message, _: &Delivery, _: Option<&Route>| axum::body::Bytes::new();
+    match lab.services.intake.accept(submission, &nothing).await.unwrap() {
+        Admission::New(proof) => proof.id(),
+        Admission::Repeated(_) => panic!("it is new"),
+    }
+}
+
+/// How a message ended.
+async fn ended(lab: &Lab, id: MessageId) -> (State, u32) {
+    loop {
+        let delivery = lab.outside.store.head(id).await.unwrap().unwrap();
+        if matches!(delivery.state, State::Delivered | State::Dead { .. } | State::Rejected { .. }) {
+            return (delivery.state, delivery.attempts);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_a_portal_reaches_a_mailbox_at_another_intermediary() {
+    let remote = Lab::start().await;
+    let local = behind(hub(&remote, Protection::default())).await;
+    let id = submit(&local, b"<antrag/>", b"attachment").await;
+    assert_eq!(ended(&local, id).await, (State::Delivered, 1));
+    let stored = local.outside.store.load(id).await.unwrap().unwrap();
+    let proof = stored.events.iter().find_map(|event| match &event.kind {
+        EventKind::Delivered { proof, .. } => proof.clone(),
+        _ => None,
+    });
+    remote.settle().await;
+    let mut bob = remote.dialog("bob").await;
+    let (found, fetched) = fetch(&mut bob, FetchRule::Next).await;
+    assert_eq!(proof.unwrap().0, format!("stored at OSCI intermediary hub as {}", found.unwrap()));
+    let items = ContentPackage::of(&fetched.received.envelope).unwrap().items().unwrap();
+    let [Item::Inline { bytes, .. }, Item::Part { part, .. }] = &items[..] else { panic!("{items:?}") };
+    assert_eq!(bytes, b"<antrag/>");
+    let mut content = fetched.received.content(fetched.received.part(part).unwrap());
+    assert_eq!(content.next_piece().unwrap().unwrap(), b"attachment");
+    let notes = local.outside.store.notes(NoteKind::RemoteId, None, 9).await.unwrap();
+    assert!(notes.is_empty(), "nothing is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_are_signed_and_sealed_for_the_recipient_if_that_is_wanted() {
+    let remote = Lab::start().await;
+    let protection = Protection { sign: Some(KEYS["alice"].signature.clone()), encrypt: true };
+    let local = behind(hub(&remote, protection)).await;
+    let id = submit(&local, b"<antrag/>", b"attachment").await;
+    assert_eq!(ended(&local, id).await.0, State::Delivered);
+    remote.settle().await;
+    let mut bob = remote.dialog("bob").await;
+    let (_, fetched) = fetch(&mut bob, FetchRule::Next).await;
+    let certificates = Certificates::read(&fetched.received.envelope).unwrap();
+    let package = ContentPackage::of(&fetched.received.envelope).unwrap();
+    assert!(matches!(&package.items().unwrap()[..], [Item::Sealed { .. }]));
+    let opened = package.open(&KEYS["bob"].cipher, &certificates, Policy::default()).unwrap();
+    let mut keys = part_keys(opened[0].root(), Policy::default()).unwrap();
+    let (part, mut decryptor) = keys.pop().unwrap();
+    let mut content = fetched.received.content(fetched.received.part(&part).unwrap());
+    let mut plain = Vec::new();
+    while let Some(piece) = content.next_piece().unwrap() {
+        plain.extend(decryptor.update(&piece).unwrap());
+    }
+    plain.extend(decryptor.finish().unwrap());
+    assert_eq!(plain, b"attachment");
+    struct Plain(Vec<u8>);
+    impl amtsbote_osci::codec::signature::PartDigests for Plain {
+        fn digest(
+            &self,
+            _: &str,
+            _: amtsbote_osci::codec::algorithm::Digest,
+        ) -> std::io::Result<Option<Vec<u8>>> {
+            Ok(Some(Sha256Digest::of(&self.0).as_bytes().to_vec()))
+        }
+    }
+    let signers = verify_container(opened[0].root(), &certificates, &Plain(plain)).unwrap();
+    assert_eq!(signers, [KEYS["alice"].signature.certificate()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_author_signed_stays_signed_over_two_intermediaries() {
+    let remote = Lab::start().await;
+    let local = behind(Hub { own: "alice", ..hub(&remote, Protection::default()) }).await;
+    let bob = &KEYS["bob"];
+    let container = NewContainer { contents: vec![NewContent::Inline(b"signed".to_vec())] };
+    let sent = container.finish(Some(&bob.signature)).unwrap();
+    // Bob is the author here, and the recipient there.
+    let mut session = local.dialog("bob").await;
+    let id = session.message_id().await.unwrap();
+    let freight = Freight::delivery(sent.clone(), certificates_for("mallory"));
+    session.ask(&store_order(&id, "s"), freight).await.unwrap();
+    let (message, _) = local.outside.store.deliveries().pop().unwrap();
+    assert_eq!(ended(&local, message).await.0, State::Delivered);
+    remote.settle().await;
+    let mut recipient = remote.dialog("bob").await;
+    let (_, fetched) = fetch(&mut recipient, FetchRule::Next).await;
+    let package = ContentPackage::of(&fetched.received.envelope).unwrap();
+    assert_eq!(package.canonical_children(), sent, "not a byte was changed");
+    let certificates = Certificates::read(&fetched.received.envelope).unwrap();
+    package.check(&certificates, &fetched.received.part_ids(), &NoParts).unwrap();
+}
+
+/// Stands before an intermediary and loses one exchange.
+async fn unreliable(remote: Arc<Lab>, lose: usize, after_it_was_taken: bool) -> Peer {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let peer = remote.peer();
+    let handler = move |body: Bytes| {
+        let (remote, seen) = (Arc::clone(&remote), Arc::clone(&seen));
+        async move {
+            let lost = seen.fetch_add(1, Ordering::SeqCst) + 1 == lose;
+            if lost && !after_it_was_taken {
+                return StatusCode::BAD_GATEWAY.into_response();
+            }
+            let reply =
+                remote.http.exchange(HttpMethod::POST, remote.url(), HeaderMap::new(), body).await.unwrap();
+            match lost {
+                true => StatusCode::BAD_GATEWAY.into_response(),
+                false => reply.body.into_response(),
+            }
+        }
+    };
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", socket.local_addr().unwrap()).parse().unwrap();
+    let router = Router::new().fallback(handler);
+    let (listener, stop) = (
+        amtsbote_http::Listener { name: "proxy", socket, tls: None, router, limits: Default::default() },
+        tokio_util::sync::CancellationToken::new(),
+    );
+    tokio::spawn(amtsbote_http::serve(listener, stop));
+    Peer { url, ..peer }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_lost_on_the_way_the_mailbox_gets_it_once() {
+    for (lose, after_it_was_taken) in [(1, false), (2, true), (3, false), (3, true), (4, true)] {
+        let remote = Arc::new(Lab::start().await);
+        let peer = unreliable(Arc::clone(&remote), lose, after_it_was_taken).await;
+        let local = behind(Hub { peer, ..hub(&remote, Protection::default()) }).await;
+        let id = submit(&local, b"<antrag/>", b"").await;
+        let (state, attempts) = ended(&local, id).await;
+        // The fourth exchange ends the dialog; nothing depends on it.
+        let expected = if lose == 4 { 1 } else { 2 };
+        assert_eq!((state, attempts), (State::Delivered, expected), "{lose} {after_it_was_taken}");
+        assert_eq!(remote.stored(), 1, "{lose} {after_it_was_taken}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_have_their_class() {
+    let remote = Lab::start().await;
+    let local = behind(Hub { recipient: "intermediary", ..hub(&remote, Protection::default()) }).await;
+    let id = submit(&local, b"<antrag/>", b"").await;
+    assert!(matches!(ended(&local, id).await.0, State::Dead { .. }), "nobody has that mailbox there");
+    assert_eq!(remote.stored(), 0);
+    let stored = local.outside.store.load(id).await.unwrap().unwrap();
+    let code = stored.events.iter().find_map(|event| match &event.kind {
+        EventKind::AttemptFailed { reason, .. } => Some(reason.code.clone()),
+        _ => None,
+    });
+    assert_eq!(code.as_deref(), Some("recipient-refused"));
+}
+
+fn poller(local: &Lab, remote: &Lab) -> OsciPoller {
+    OsciPoller {
+        name: "hub".to_owned(),
+        client: local.client("bob"),
+        peer: remote.peer(),
+        account: "bob".parse().unwrap(),
+        sender: "dept:bob".parse().unwrap(),
+        recipient: "osci:bob".parse().unwrap(),
+        every: Duration::from_secs(60),
+        intake: Arc::clone(&local.services.intake),
+        store: Arc::clone(&local.services.store),
+        metadata: Arc::new(NoMetadata),
+        trust: Trust::default(),
+        clock: Arc::clone(&local.services.clock),
+    }
+}
+
+async fn receptions(remote: &Lab, ids: &[String]) -> usize {
+    let rule = CardRule {
+        selection: CardSelection::Ids(ids.to_vec()),
+        part: None,
+        no_reception: false,
+        limit: None,
+    };
+    let mut alice = remote.dialog("alice").await;
+    let answered = alice.ask(&Request::FetchProcessCard(rule), Freight::default()).await.unwrap();
+    let Answer::FetchProcessCard(_, cards) = answered.response.answer else { panic!("no cards") };
+    cards.iter().filter(|card| card.reception.is_some()).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remote_mailbox_is_emptied_into_ours() {
+    let (remote, local) = (Lab::start().await, Lab::start().await);
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        ids.push(remote.store("alice", "bob", &format!("s{n}"), format!("content {n}").as_bytes()).await);
+    }
+    // Without room here nothing counts as received there.
+    local.outside.store.set_full(true);
+    poller(&local, &remote).look().await;
+    assert_eq!((local.stored(), receptions(&remote, &ids).await), (0, 0));
+    local.outside.store.set_full(false);
+    poller(&local, &remote).look().await;
+    assert_eq!((local.stored(), receptions(&remote, &ids).await), (3, 3));
+    poller(&local, &remote).look().await;
+    assert_eq!(local.stored(), 3);
+    local.settle().await;
+    let mut bob = local.dialog("bob").await;
+    let (found, fetched) = fetch(&mut bob, FetchRule::Next).await;
+    assert_eq!(found.as_ref(), Some(&ids[0]), "the id stays what it was");
+    let items = ContentPackage::of(&fetched.received.envelope).unwrap().items().unwrap();
+    assert!(matches!(&items[..], [Item::Inline { bytes, .. }] if bytes == b"content 0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_but_not_confirmed_is_not_doubled() {
+    let remote = Arc::new(Lab::start().await);
+    let local = Lab::start().await;
+    let id = remote.store("alice", "bob", "s", b"content").await;
+    // The answer to the request behind it is lost: open, fetch, then this one.
+    let peer = unreliable(Arc::clone(&remote), 3, false).await;
+    OsciPoller { peer, ..poller(&local, &remote) }.look().await;
+    assert_eq!((local.stored(), receptions(&remote, std::slice::from_ref(&id)).await), (1, 0));
+    poller(&local, &remote).look().await;
+    assert_eq!((local.stored(), receptions(&remote, &[id]).await), (1, 1));
+}
