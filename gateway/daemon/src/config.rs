@@ -23,7 +23,7 @@ use amtsbote_telemetry::LogOptions;
 use amtsbote_xta::{Urls, XtaOptions};
 use url::Url;
 
-pub use osci::OsciConfig;
+pub use osci::{OsciConfig, OsciPeerConfig, OsciPoll};
 pub use reader::ConfigIssue;
 
 /// The commented file with all keys.
@@ -221,6 +221,8 @@ pub struct Config {
     pub brokers: BTreeMap<String, BrokerConfig>,
     /// Remote XTA servers by name.
     pub xta_servers: BTreeMap<String, XtaServerConfig>,
+    /// Other OSCI intermediaries by name.
+    pub osci_peers: BTreeMap<String, OsciPeerConfig>,
     /// Largest document inside an AMQP message.
     pub inline_max: u64,
     /// Accounts.

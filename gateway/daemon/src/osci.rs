@@ -1,22 +1,33 @@
 //! Puts the OSCI intermediary together.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::key::PartyId;
 use amtsbote_core::message::Metadata;
-use amtsbote_core::port::StoredMessage;
+use amtsbote_core::port::{Entropy, MessageStore, StoredMessage};
+use amtsbote_http::{Client, ClientOptions, Reach};
 use amtsbote_osci::clients::{Trust, Unknown};
 use amtsbote_osci::codec::algorithm::Policy;
 use amtsbote_osci::codec::certificate::{Certificate, Identity};
+use amtsbote_osci::reception::Limits;
 use amtsbote_osci::transfers::{TransferLimits, Transfers};
-use amtsbote_osci::{MetadataCodec, OsciKeys, OsciOptions};
+use amtsbote_osci::{
+    MetadataCodec, OsciChannel, OsciClient, OsciKeys, OsciOptions, OsciPeer, Own, Peer, Protection,
+};
 use async_trait::async_trait;
 
-use crate::config::{KeyPair, OsciConfig};
+use crate::config::{KeyPair, OsciConfig, OsciPeerConfig};
 use crate::wire::StartError;
 
+/// Time for a connection to another intermediary.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Bytes of the XML part of an answer of another intermediary, and of all of it.
+const XML: usize = 64 << 20;
+const MESSAGE: u64 = (1 << 30) + (64 << 20);
 /// Cards of one answer.
 const CARDS: usize = 500;
 /// Messages above a few megabytes that are parsed at the same time.
@@ -144,6 +155,73 @@ fn options(config: &OsciConfig, folder: &Path) -> OsciOptions {
         folder: folder.to_owned(),
         cards: CARDS,
     }
+}
+
+/// A client with our keys at another intermediary, and where that is.
+pub(crate) fn client(
+    name: &str,
+    config: &OsciPeerConfig,
+    store: &Arc<dyn MessageStore>,
+    entropy: &Arc<dyn Entropy>,
+    folder: &Path,
+) -> Result<(OsciClient, Peer), StartError> {
+    let unusable = |error: &dyn std::error::Error| StartError::Configuration {
+        what: format!("OSCI intermediary {name}"),
+        detail: error.to_string(),
+    };
+    let certificate =
+        |path: &Path| Certificate::from_pem(&read(path)?).map_err(|problem| failed(path, problem));
+    let own = Own { cipher: identity(&config.cipher)?, signature: identity(&config.signature)? };
+    let options = ClientOptions {
+        reach: Reach::Anywhere,
+        connect: CONNECT.min(config.attempt),
+        total: config.attempt,
+        body: 0,
+    };
+    let tls = crate::wire::client_tls(&config.authorities)?;
+    let http = Client::new(tls, options).map_err(|error| unusable(&error))?;
+    let limits = Limits { xml: XML, message: MESSAGE, policy: Policy::default(), folder: folder.to_owned() };
+    let peer = Peer {
+        url: config.url.clone(),
+        cipher: certificate(&config.intermediary_cipher)?,
+        signature: Some(certificate(&config.intermediary_signature)?),
+    };
+    Ok((OsciClient::new(http, Arc::clone(store), Arc::clone(entropy), limits, own), peer))
+}
+
+/// The channel over all other intermediaries.
+pub(crate) fn channel(
+    config: &BTreeMap<String, OsciPeerConfig>,
+    store: &Arc<dyn MessageStore>,
+    entropy: &Arc<dyn Entropy>,
+    folder: &Path,
+) -> Result<OsciChannel, StartError> {
+    let folder = folder.join("osci");
+    std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, error))?;
+    let mut peers = BTreeMap::new();
+    for (name, config) in config {
+        let (client, peer) = client(name, config, store, entropy, &folder)?;
+        let recipient = match &config.recipient {
+            Some(path) => Some(Certificate::from_pem(&read(path)?).map_err(|problem| failed(path, problem))?),
+            None => None,
+        };
+        let sign = if config.sign { Some(identity(&config.signature)?) } else { None };
+        let protection = Protection { sign, encrypt: config.encrypt };
+        peers.insert(name.clone(), OsciPeer { client, peer, recipient, protection });
+    }
+    Ok(OsciChannel::new(peers, Arc::clone(store), Arc::new(XtaMetadata), folder))
+}
+
+/// What cannot be used of another intermediary.
+pub(crate) fn check_peer(config: &OsciPeerConfig) -> Result<(), StartError> {
+    identity(&config.cipher)?;
+    identity(&config.signature)?;
+    let certificates =
+        [Some(&config.intermediary_cipher), Some(&config.intermediary_signature), config.recipient.as_ref()];
+    for path in certificates.into_iter().flatten() {
+        Certificate::from_pem(&read(path)?).map_err(|problem| failed(path, problem))?;
+    }
+    Ok(())
 }
 
 /// What cannot be used of the configuration.

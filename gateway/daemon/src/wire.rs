@@ -25,8 +25,9 @@ use amtsbote_core::submissions::Submissions;
 use amtsbote_core::wake::Wake;
 use amtsbote_dvdv::{DvdvDirectory, DvdvOptions, EntryPath};
 use amtsbote_http::{Client, ClientOptions, InFlight, Listener, Quotas, Reach, serve};
+use amtsbote_osci::clients::Trust;
 use amtsbote_osci::dialogs::Dialogs;
-use amtsbote_osci::{OsciPusher, PushPorts};
+use amtsbote_osci::{OsciPoller, OsciPusher, PushPorts};
 use amtsbote_rest::{AdminServices, Services};
 use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
@@ -48,8 +49,8 @@ use crate::system::{SystemClock, SystemEntropy};
 
 /// Largest answer of a directory server.
 const DIRECTORY_BODY: usize = 8 << 20;
-/// Time for a connection to a remote XTA server.
-const XTA_CONNECT: Duration = Duration::from_secs(10);
+/// Time for a connection to a remote server.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +122,8 @@ struct Reloadable {
     brokers: BTreeSet<String>,
     /// XTA servers that were configured at the start.
     xta_servers: BTreeSet<String>,
+    /// Other OSCI intermediaries that were configured at the start.
+    osci_peers: BTreeSet<String>,
 }
 
 struct CommitMetrics(Arc<Metrics>);
@@ -248,26 +251,25 @@ fn server_tls(pair: &KeyPair) -> Result<Arc<ServerTls>, StartError> {
     Ok(Arc::new(tls))
 }
 
-/// For recipients whose addresses strangers name; which may be called is the pusher's to know. TLS by the authorities of the web is not
-/// needed: messages are encrypted and signed by themselves.
-fn push_client(within: Duration) -> Result<Client, StartError> {
-    let tls = amtsbote_tls::client_config(Vec::new(), None).map_err(|error| configuration("osci")(&error))?;
+/// For recipients whose addresses strangers name; which may be called is the pusher's to know.
+fn push_client(authorities: &[PathBuf], within: Duration) -> Result<Client, StartError> {
     let options = ClientOptions {
         reach: Reach::Anywhere,
-        connect: XTA_CONNECT.min(within),
+        connect: CONNECT.min(within),
         total: within,
         body: DIRECTORY_BODY,
     };
-    Client::new(tls, options).map_err(|error| configuration("osci")(&error))
+    Client::new(client_tls(authorities)?, options).map_err(|error| configuration("osci")(&error))
 }
 
-fn client_tls(authorities: &[PathBuf]) -> Result<amtsbote_tls::ClientConfig, StartError> {
+/// TLS of a client that trusts some authorities and shows no certificate.
+pub(crate) fn client_tls(authorities: &[PathBuf]) -> Result<amtsbote_tls::ClientConfig, StartError> {
     let mut loaded = Vec::new();
     for path in authorities {
         let certificates = amtsbote_tls::load_certificates(path);
-        loaded.extend(certificates.map_err(|error| configuration("directory")(&error))?);
+        loaded.extend(certificates.map_err(|error| configuration("authorities")(&error))?);
     }
-    amtsbote_tls::client_config(loaded, None).map_err(|error| configuration("directory")(&error))
+    amtsbote_tls::client_config(loaded, None).map_err(|error| configuration("authorities")(&error))
 }
 
 fn build_directory(
@@ -368,7 +370,7 @@ fn build_xta_client(
     let tls = amtsbote_tls::client_config(authorities, Some(identity)).map_err(|error| failed(&error))?;
     let options = ClientOptions {
         reach: Reach::Anywhere,
-        connect: config.attempt.min(XTA_CONNECT),
+        connect: config.attempt.min(CONNECT),
         total: config.attempt,
         body: DIRECTORY_BODY,
     };
@@ -444,7 +446,9 @@ impl Gateway {
         let accounts = Arc::new(ArcSwap::from_pointee(load_accounts(config)?));
         let seal = Seal::load(&config.seal.certificate, &config.seal.key);
         let seal = Arc::new(seal.map_err(|error| configuration("seal")(&error))?);
-        let Channels { push: channels, answering } = build_channels(config, &clock, &entropy)?;
+        let store = open_store(config, &metrics)?;
+        let Channels { push: mut channels, answering } = build_channels(config, &clock, &entropy)?;
+        channels.push(Arc::new(crate::osci::channel(&config.osci_peers, &store, &entropy, &config.store)?));
         let directory = build_directory(&config.directory, &clock, &entropy, (&health, &metrics))?;
         let tables = load_tables(&config.routing)?;
         let router = Arc::new(Router::new(tables, Arc::clone(&accounts), directory, channels.clone()));
@@ -456,7 +460,6 @@ impl Gateway {
         };
         let operator_expires = operator_tls.as_ref().and_then(|(_, expires)| *expires);
         let operator_tls = operator_tls.map(|(tls, _)| tls);
-        let store = open_store(config, &metrics)?;
         let unusable = |error: amtsbote_core::port::StoreError| StartError::Dependency {
             what: "store".to_owned(),
             detail: chain(&error),
@@ -506,7 +509,7 @@ impl Gateway {
                     health.certificate(role, expires);
                 }
                 let pusher = PushPorts {
-                    http: push_client(config.xta.answer_within)?,
+                    http: push_client(&osci.push_authorities, config.xta.answer_within)?,
                     store: Arc::clone(&store),
                     entropy: Arc::clone(&entropy),
                     clock: Arc::clone(&clock),
@@ -599,6 +602,33 @@ impl Gateway {
                 clock: Arc::clone(&clock),
             });
         }
+        let mut osci_pollers = Vec::new();
+        for (name, peer) in &config.osci_peers {
+            let Some(poll) = &peer.poll else { continue };
+            let (client, address) =
+                crate::osci::client(name, peer, &store, &entropy, &config.store.join("osci"))?;
+            let book = accounts.load();
+            let account = book.iter().find(|account| account.name == poll.account);
+            let sender = account.and_then(|account| account.parties.first().cloned());
+            let nobody = || StartError::Configuration {
+                what: format!("OSCI intermediary {name}"),
+                detail: format!("account {} does not exist or has no party", poll.account),
+            };
+            osci_pollers.push(OsciPoller {
+                name: name.clone(),
+                client,
+                peer: address,
+                account: poll.account.clone(),
+                sender: sender.ok_or_else(nobody)?,
+                recipient: poll.organization.clone(),
+                every: poll.every,
+                intake: Arc::clone(&intake),
+                store: Arc::clone(&store),
+                metadata: Arc::new(crate::osci::XtaMetadata),
+                trust: Trust::default(),
+                clock: Arc::clone(&clock),
+            });
+        }
         let services = Services {
             intake: Arc::clone(&intake),
             submissions: Arc::clone(&submissions),
@@ -632,6 +662,7 @@ impl Gateway {
             health: Arc::clone(&health),
             brokers: config.brokers.keys().cloned().collect(),
             xta_servers: config.xta_servers.keys().cloned().collect(),
+            osci_peers: config.osci_peers.keys().cloned().collect(),
         };
         reloadable.note_certificates(exchange_expires, operator_expires, &config.directory);
         let (exchange_socket, exchange) = bind("exchange", config.exchange.listen).await?;
@@ -683,6 +714,7 @@ impl Gateway {
             tokio::spawn(count_waiting(operations, metrics, clock, stop.clone())),
         ];
         upkeep.extend(pollers.into_iter().map(|poller| tokio::spawn(poller.run(stop.clone()))));
+        upkeep.extend(osci_pollers.into_iter().map(|poller| tokio::spawn(poller.run(stop.clone()))));
         tracing::info!(%exchange, osci = ?osci_address, operator = ?operator, telemetry = ?telemetry, held = config.hold, "The gateway is running.");
         Ok(Self {
             exchange,
@@ -772,9 +804,12 @@ impl Reloadable {
     fn check_brokers(&self, accounts: &AccountBook) -> Result<(), StartError> {
         for account in accounts.iter() {
             let LocalChannel::Push(_, address) = &account.channel else { continue };
-            let known = match address.strip_prefix("xta://") {
-                Some(name) => self.xta_servers.contains(name),
-                None => amtsbote_amqp::broker_of(address).is_ok_and(|name| self.brokers.contains(&name)),
+            let known = match (address.strip_prefix("xta://"), address.strip_prefix("osci://")) {
+                (Some(name), _) => self.xta_servers.contains(name),
+                (_, Some(name)) => self.osci_peers.contains(name),
+                (None, None) => {
+                    amtsbote_amqp::broker_of(address).is_ok_and(|name| self.brokers.contains(&name))
+                }
             };
             if !known {
                 let what = format!("account {}", account.name);
@@ -826,6 +861,9 @@ pub fn check_files(config: &Config) -> Vec<StartError> {
     note(check_entry(&config.directory.entry));
     for (name, broker) in &config.brokers {
         note(build_broker(name, broker).map(drop));
+    }
+    for peer in config.osci_peers.values() {
+        note(crate::osci::check_peer(peer));
     }
     if let Some(osci) = &config.osci {
         note(crate::osci::check(osci));

@@ -1,49 +1,17 @@
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
 
-use amtsbote_core::port::{Entropy, MessageStore};
-use amtsbote_http::{Client as HttpClient, ClientOptions, Reach};
 use amtsbote_it::Lab;
-use amtsbote_osci::codec::algorithm::Policy;
 use amtsbote_osci::codec::block::{CertificateRole, Certificates};
 use amtsbote_osci::codec::content::{NewContainer, NewContent};
 use amtsbote_osci::codec::order::{Answer, CardRule, CardSelection, FetchRule, Request};
-use amtsbote_osci::reception::Limits;
-use amtsbote_osci::{Freight, OsciClient, Peer, Session};
-use amtsbote_testkit::memory::MemoryStore;
-use amtsbote_testkit::seeded::SeededEntropy;
+use amtsbote_osci::{Freight, Session};
 
-use crate::lab::{own, prepare};
+use crate::lab::{client, own, peer, prepare};
 
 /// Deliveries of the run.
 const DELIVERIES: usize = 500;
 /// The gateway is killed after so many further answers.
 const EVERY: usize = 60;
-
-fn client(lab: &Lab, name: &str, seed: u64) -> OsciClient {
-    let options = ClientOptions {
-        reach: Reach::Anywhere,
-        connect: Duration::from_secs(5),
-        total: Duration::from_secs(30),
-        body: 8 << 20,
-    };
-    let http = HttpClient::new(amtsbote_tls::client_config(Vec::new(), None).unwrap(), options).unwrap();
-    let limits =
-        Limits { xml: 8 << 20, message: 8 << 20, policy: Policy::default(), folder: std::env::temp_dir() };
-    let store: Arc<dyn MessageStore> = Arc::new(MemoryStore::default());
-    let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(seed));
-    OsciClient::new(http, store, entropy, limits, own(lab, name))
-}
-
-fn peer(lab: &Lab) -> Peer {
-    let keys = own(lab, "intermediary");
-    Peer {
-        url: format!("http://{}/", lab.gateway().osci.unwrap()).parse().unwrap(),
-        cipher: keys.cipher.certificate().clone(),
-        signature: Some(keys.signature.certificate().clone()),
-    }
-}
 
 /// What the clients wrote down.
 #[derive(Default)]

@@ -2,11 +2,19 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 use amtsbote_certs::{KeyKind, Purpose};
+use amtsbote_core::port::{Entropy, MessageStore};
+use amtsbote_http::{Client as HttpClient, ClientOptions, Reach};
 use amtsbote_it::{Lab, Options};
-use amtsbote_osci::Own;
+use amtsbote_osci::codec::algorithm::Policy;
 use amtsbote_osci::codec::certificate::Identity;
+use amtsbote_osci::reception::Limits;
+use amtsbote_osci::{OsciClient, Own, Peer};
+use amtsbote_testkit::memory::MemoryStore;
+use amtsbote_testkit::seeded::SeededEntropy;
 
 /// Password of all p12 files.
 pub(crate) const PASSWORD: &str = "laboratory";
@@ -85,5 +93,31 @@ pub(crate) fn export(lab: &Lab, folder: &Path) {
                 .unwrap();
             assert!(status.success());
         }
+    }
+}
+
+/// A client with somebody's keys.
+pub(crate) fn client(lab: &Lab, name: &str, seed: u64) -> OsciClient {
+    let options = ClientOptions {
+        reach: Reach::Anywhere,
+        connect: Duration::from_secs(5),
+        total: Duration::from_secs(30),
+        body: 8 << 20,
+    };
+    let http = HttpClient::new(amtsbote_tls::client_config(Vec::new(), None).unwrap(), options).unwrap();
+    let limits =
+        Limits { xml: 8 << 20, message: 8 << 20, policy: Policy::default(), folder: std::env::temp_dir() };
+    let store: Arc<dyn MessageStore> = Arc::new(MemoryStore::default());
+    let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(seed));
+    OsciClient::new(http, store, entropy, limits, own(lab, name))
+}
+
+/// The intermediary as its clients see it.
+pub(crate) fn peer(lab: &Lab) -> Peer {
+    let keys = own(lab, "intermediary");
+    Peer {
+        url: format!("http://{}/", lab.gateway().osci.unwrap()).parse().unwrap(),
+        cipher: keys.cipher.certificate().clone(),
+        signature: Some(keys.signature.certificate().clone()),
     }
 }

@@ -5,3 +5,4 @@
 mod killed;
 mod lab;
 mod library;
+mod two;

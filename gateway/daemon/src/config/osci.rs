@@ -1,10 +1,11 @@
 //! The OSCI intermediary.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use amtsbote_core::key::AccountName;
+use amtsbote_core::key::{AccountName, PartyId};
 use amtsbote_osci::DIALOG_IDLE;
 use url::Url;
 
@@ -12,6 +13,7 @@ use super::KeyPair;
 use super::reader::{Findings, Section};
 
 const ADDRESS: &str = "write an address such as \"0.0.0.0:8444\"";
+const URL: &str = "write a URL such as \"https://intermediary.example/osci\"";
 const MIB: u64 = 1 << 20;
 
 /// What `[osci]` says.
@@ -49,6 +51,8 @@ pub struct OsciConfig {
     pub chunk_timeout: Duration,
     /// Beginnings of addresses deliveries may be pushed to.
     pub push_to: Vec<Url>,
+    /// Authorities of their servers, for HTTPS.
+    pub push_authorities: Vec<PathBuf>,
 }
 
 fn pair(section: &mut Section<'_>, findings: &mut Findings, name: &str) -> Option<KeyPair> {
@@ -118,6 +122,15 @@ pub(super) fn intermediary(
     let chunk_timeout = section.duration(findings, "chunk_timeout", Duration::from_secs(3600));
     let push_to: Vec<Url> =
         section.list(findings, "push_to", "write URLs such as \"https://recipient.example/osci\"");
+    let push_authorities = section.paths(findings, "push_ca");
+    if push_authorities.is_empty() && push_to.iter().any(|url| url.scheme() == "https") {
+        section.issue(
+            findings,
+            "push_ca",
+            "is empty",
+            "name the authorities of the recipients' certificates",
+        );
+    }
     section.close(findings);
     Some(OsciConfig {
         listen: listen?,
@@ -136,6 +149,110 @@ pub(super) fn intermediary(
         min_chunk,
         chunk_timeout,
         push_to,
+        push_authorities,
+    })
+}
+
+/// Another intermediary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OsciPeerConfig {
+    /// Address.
+    pub url: Url,
+    /// Orders are encrypted for it.
+    pub intermediary_cipher: PathBuf,
+    /// Its responses are signed with it.
+    pub intermediary_signature: PathBuf,
+    /// Our cipher key there; it owns our mailbox.
+    pub cipher: KeyPair,
+    /// Our signature key there.
+    pub signature: KeyPair,
+    /// Authorities of its server, for HTTPS.
+    pub authorities: Vec<PathBuf>,
+    /// Cipher certificate of the recipient of everything that goes there without the directory.
+    pub recipient: Option<PathBuf>,
+    /// Contents of our own making are signed.
+    pub sign: bool,
+    /// They are encrypted for the recipient.
+    pub encrypt: bool,
+    /// Time for one exchange.
+    pub attempt: Duration,
+    /// Our mailbox there is fetched.
+    pub poll: Option<OsciPoll>,
+}
+
+/// How a mailbox at another intermediary is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OsciPoll {
+    /// So often.
+    pub every: Duration,
+    /// In whose name deliveries come in.
+    pub account: AccountName,
+    /// Organisation they are for.
+    pub organization: PartyId,
+}
+
+/// Other intermediaries by name.
+pub(super) fn peers(root: &mut Section<'_>, findings: &mut Findings) -> BTreeMap<String, OsciPeerConfig> {
+    let named = root.named(findings, "osci_peers");
+    named.into_iter().filter_map(|(name, section)| Some((name, peer(section, findings)?))).collect()
+}
+
+fn peer(mut section: Section<'_>, findings: &mut Findings) -> Option<OsciPeerConfig> {
+    let url = section.needed::<Url>(findings, "url", URL);
+    if url.as_ref().is_some_and(|url| !matches!(url.scheme(), "http" | "https") || url.host_str().is_none()) {
+        section.issue(findings, "url", "is no HTTP address", URL);
+    }
+    let intermediary_cipher = section.path(findings, "intermediary_cipher");
+    let intermediary_signature = section.path(findings, "intermediary_signature");
+    let cipher = pair(&mut section, findings, "cipher");
+    let signature = pair(&mut section, findings, "signature");
+    let authorities = section.paths(findings, "ca");
+    if authorities.is_empty() && url.as_ref().is_some_and(|url| url.scheme() == "https") {
+        section.issue(findings, "ca", "is empty", "name the authorities of the server's certificate");
+    }
+    let recipient = section.optional_path(findings, "recipient");
+    let sign = section.flag(findings, "sign_content", false);
+    let encrypt = section.flag(findings, "encrypt_content", false);
+    let attempt = section.duration(findings, "attempt", Duration::from_secs(60));
+    let polled = section.has("poll");
+    let every = section.duration(findings, "poll", Duration::from_secs(60));
+    let account = section.parsed::<AccountName>(
+        findings,
+        "account",
+        "name the account in whose name deliveries come in",
+    );
+    let organization =
+        section.parsed::<PartyId>(findings, "organization", "name the organisation they are for");
+    let poll = match (polled, account, organization) {
+        (true, Some(account), Some(organization)) => Some(OsciPoll { every, account, organization }),
+        (true, None, _) => {
+            section.issue(
+                findings,
+                "account",
+                "is missing",
+                "name the account in whose name deliveries come in",
+            );
+            None
+        }
+        (true, _, None) => {
+            section.issue(findings, "organization", "is missing", "name the organisation they are for");
+            None
+        }
+        (false, ..) => None,
+    };
+    section.close(findings);
+    Some(OsciPeerConfig {
+        url: url?,
+        intermediary_cipher: intermediary_cipher?,
+        intermediary_signature: intermediary_signature?,
+        cipher: cipher?,
+        signature: signature?,
+        authorities,
+        recipient,
+        sign,
+        encrypt,
+        attempt,
+        poll,
     })
 }
 

@@ -20,8 +20,8 @@ use url::Url;
 
 use super::reader::{ConfigIssue, Findings, Section};
 use super::{
-    AccountConfig, BrokerConfig, BrokerTls, Config, DirectoryConfig, KeyPair, LoginConfig, RoutingConfig,
-    TlsListener, XtaServerConfig,
+    AccountConfig, BrokerConfig, BrokerTls, Config, DirectoryConfig, KeyPair, LoginConfig, OsciPeerConfig,
+    RoutingConfig, TlsListener, XtaServerConfig,
 };
 use super::{osci, xta};
 
@@ -85,8 +85,10 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     let inline_max = amqp(root.section(findings, "amqp"), findings);
     let brokers = brokers(&mut root, findings);
     let xta_servers = xta::servers(&mut root, findings);
+    let osci_peers = osci::peers(&mut root, findings);
     let log = log(root.section(findings, "log"), findings);
-    let accounts = accounts(&mut root, findings, &brokers, &xta_servers);
+    let accounts =
+        accounts(&mut root, findings, Named { brokers: &brokers, xta: &xta_servers, osci: &osci_peers });
     root.close(findings);
     Some(Config {
         store: store?,
@@ -107,6 +109,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
         deadline_warning,
         brokers,
         xta_servers,
+        osci_peers,
         inline_max,
         accounts,
         log,
@@ -504,22 +507,20 @@ fn log(mut section: Section<'_>, findings: &mut Findings) -> LogOptions {
     options
 }
 
-fn accounts(
-    root: &mut Section<'_>,
-    findings: &mut Findings,
-    brokers: &BTreeMap<String, BrokerConfig>,
-    xta_servers: &BTreeMap<String, XtaServerConfig>,
-) -> Vec<AccountConfig> {
+fn accounts(root: &mut Section<'_>, findings: &mut Findings, named: Named<'_>) -> Vec<AccountConfig> {
     let sections = root.sections(findings, "accounts");
-    sections.into_iter().filter_map(|section| account(section, findings, brokers, xta_servers)).collect()
+    sections.into_iter().filter_map(|section| account(section, findings, named)).collect()
 }
 
-fn account(
-    mut section: Section<'_>,
-    findings: &mut Findings,
-    brokers: &BTreeMap<String, BrokerConfig>,
-    xta_servers: &BTreeMap<String, XtaServerConfig>,
-) -> Option<AccountConfig> {
+/// What the channel of an account may name.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    brokers: &'a BTreeMap<String, BrokerConfig>,
+    xta: &'a BTreeMap<String, XtaServerConfig>,
+    osci: &'a BTreeMap<String, OsciPeerConfig>,
+}
+
+fn account(mut section: Section<'_>, findings: &mut Findings, named: Named<'_>) -> Option<AccountConfig> {
     let name = section.needed(findings, "name", "use 1 to 64 of a-z, 0-9, - and _");
     let mut roles = BTreeSet::new();
     for text in section.texts(findings, "roles") {
@@ -553,25 +554,32 @@ fn account(
         Some(address) if address.starts_with("amqp://") => {
             let remedy = "add [brokers.NAME] and write amqp://NAME?queue=… or amqp://NAME?exchange=…&key=…";
             match amtsbote_amqp::broker_of(address) {
-                Ok(name) if brokers.contains_key(&name) => {}
+                Ok(name) if named.brokers.contains_key(&name) => {}
                 Ok(_) => section.issue(findings, "channel", "names no configured broker", remedy),
                 Err(_) => section.issue(findings, "channel", "is no address of a queue or exchange", remedy),
             }
             LocalChannel::Push(ChannelKind::Amqp, address.into())
         }
         Some(address) if address.starts_with("xta://") => {
-            if !xta_servers.contains_key(&address["xta://".len()..]) {
+            if !named.xta.contains_key(&address["xta://".len()..]) {
                 let remedy = "add [xta_servers.NAME] and write xta://NAME";
                 section.issue(findings, "channel", "names no configured server", remedy);
             }
             LocalChannel::Push(ChannelKind::Xta, address.into())
+        }
+        Some(address) if address.starts_with("osci://") => {
+            if !named.osci.contains_key(&address["osci://".len()..]) {
+                let remedy = "add [osci_peers.NAME] and write osci://NAME";
+                section.issue(findings, "channel", "names no configured intermediary", remedy);
+            }
+            LocalChannel::Push(ChannelKind::Osci, address.into())
         }
         Some(_) => {
             section.issue(
                 findings,
                 "channel",
                 "is unknown",
-                "write \"mailbox\", \"amqp://BROKER?queue=QUEUE\" or \"xta://SERVER\"",
+                "write \"mailbox\", \"amqp://BROKER?queue=QUEUE\", \"xta://SERVER\" or \"osci://INTERMEDIARY\"",
             );
             LocalChannel::Mailbox
         }
