@@ -1,7 +1,11 @@
 //! Targets: each takes any bytes and must neither panic, nor hang, nor keep more than it may. What it accepts must mean the same however
 //! it is cut into pieces, and must be read again after it was written.
 
+mod osci;
+
 use std::io;
+
+pub use osci::{ciphertext, document, osci_message};
 
 use amtsbote_soap::{
     Element, Header, InMemory, MediaType, MessageReader, Name, Packaging, ReadError, Shape, TooMuch,

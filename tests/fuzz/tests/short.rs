@@ -104,11 +104,29 @@ fn media_types() {
 }
 
 #[test]
+fn documents() {
+    run("document", amtsbote_fuzz::document);
+}
+
+#[test]
+fn osci_messages() {
+    run("osci", amtsbote_fuzz::osci_message);
+}
+
+#[test]
+fn ciphertexts() {
+    run("ciphertext", amtsbote_fuzz::ciphertext);
+}
+
+#[test]
 fn noise() {
     let ran = runner().run(&vec(any::<u8>(), 0..400), |bytes| {
         amtsbote_fuzz::envelope_alone(&bytes);
         amtsbote_fuzz::package(&bytes);
         amtsbote_fuzz::media_type(&bytes);
+        amtsbote_fuzz::document(&bytes);
+        amtsbote_fuzz::osci_message(&bytes);
+        amtsbote_fuzz::ciphertext(&bytes);
         Ok(())
     });
     ran.unwrap();

@@ -49,7 +49,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         &["amtsbote-it", "amtsbote-testkit", "amtsbote-certs"],
         "the same laboratory as the black-box tests, for longer",
     ),
-    ("amtsbote-fuzz", &["amtsbote-soap"], "its readers are what strangers' bytes meet first"),
+    (
+        "amtsbote-fuzz",
+        &["amtsbote-osci", "amtsbote-soap"],
+        "their readers are what strangers' bytes meet first",
+    ),
     ("amtsbote-torture-shim", &[], "stands between the gateway and the C library"),
     (
         "amtsbote-benches",

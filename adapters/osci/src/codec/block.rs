@@ -468,8 +468,8 @@ pub fn check_ids(envelope: &Envelope) -> Result<(), Problem> {
 }
 
 fn is_custom(block: ElementRef<'_>) -> bool {
-    !(block.namespace() == OSCI && KNOWN.contains(&block.local()))
-        && !block.is(OSCI_2017, "FeatureDescription")
+    let known = block.namespace() == OSCI && KNOWN.contains(&block.local());
+    !known && !block.is(OSCI_2017, "FeatureDescription")
 }
 
 const KNOWN: &[&str] = &[
