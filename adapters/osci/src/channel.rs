@@ -252,7 +252,8 @@ impl OsciChannel {
             for header in rendered.custom {
                 freight = freight.with_header(header);
             }
-            let parts = rendered.parts.into_iter().map(|part| Outgoing::stored(message.id, part));
+            let parts =
+                rendered.parts.into_iter().map(|part| Outgoing::stored(&self.store, message.id, part));
             return Ok(freight.with_parts(parts));
         }
         let stored = StoredMessage {
@@ -294,14 +295,12 @@ impl OsciChannel {
         let (mut outgoing, mut keys) = (Vec::new(), Vec::new());
         for part in parts {
             let id = part.head.id.clone();
-            let plain = Outgoing::stored(message.id, part);
+            let plain = Outgoing::stored(&self.store, message.id, part);
             let digest = match &sign {
                 None => None,
                 Some(author) => {
                     let algorithm = author.preferred().digest;
-                    let digests =
-                        crate::respond::digests(std::slice::from_ref(&plain), algorithm, self.store.as_ref())
-                            .await;
+                    let digests = crate::respond::digests(std::slice::from_ref(&plain), algorithm).await;
                     let digests =
                         digests.map_err(|error| failed(FailureClass::Ours, "store", error.to_string()))?;
                     digests.into_iter().next().map(|(_, value)| value)
@@ -333,7 +332,7 @@ impl OsciChannel {
         let key = generate_key(method.symmetric).map_err(|problem| broken(problem.to_string()))?;
         let encryptor = Encryptor::new(method.symmetric, method.iv, &key);
         let mut encryptor = encryptor.map_err(|problem| broken(problem.to_string()))?;
-        let mut reader = plain.open(self.store.as_ref()).await.map_err(|error| of_store(&error))?;
+        let mut reader = plain.open().await.map_err(|error| of_store(&error))?;
         let file = tempfile::tempfile_in(&self.folder).map_err(|error| broken(error.to_string()))?;
         let (mut file, mut hasher, mut size) = (file, Sha256::new(), 0_u64);
         loop {

@@ -391,7 +391,7 @@ impl Services {
         // The chunks are signed; what is inside of them need not be once more.
         let xml = response(&done.answer, &done.codes, done.language, &control, extras).finish(None, &[]);
         let wire = Wire::new(xml.map_err(Failure::from)?, done.parts, None, self.entropy.as_ref());
-        let mut stream = Box::pin(wire.map_err(Failure::from)?.stream(Arc::clone(&self.store)));
+        let mut stream = Box::pin(wire.map_err(Failure::from)?.stream());
         let mut file = {
             let outgoing = outgoing.clone();
             in_thread(move || outgoing.begin(now)).await?.map_err(Failure::Io)?

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use amtsbote_core::port::{Entropy, MessageStore, StoreError};
+use amtsbote_core::port::{Entropy, StoreError};
 use amtsbote_http::{Client as HttpClient, ClientError};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use futures::StreamExt as _;
@@ -50,7 +50,6 @@ pub(crate) enum CallError {
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) http: HttpClient,
-    pub(crate) store: Arc<dyn MessageStore>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) limits: Limits,
 }
@@ -69,7 +68,7 @@ impl Caller {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/xml"));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(wire.length));
-        let body = wire.stream(Arc::clone(&self.store)).map(|piece| piece.map_err(io::Error::other)).boxed();
+        let body = wire.stream().map(|piece| piece.map_err(io::Error::other)).boxed();
         let answer = self.http.stream(Method::POST, url, headers, body).await;
         let answer = answer.map_err(|error| match error {
             ClientError::Failed(inner) if !inner.is_connect() => CallError::Unknown(io::Error::other(inner)),

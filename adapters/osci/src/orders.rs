@@ -417,7 +417,7 @@ impl Services {
         let Rendered { package, parts, certificates, custom } = rendered;
         let card = crate::cards::card(stored);
         let answer = Answer::FetchDelivery(rule.clone(), Some(Box::new(card)));
-        let parts = parts.into_iter().map(|part| Outgoing::stored(message.id, part)).collect();
+        let parts = parts.into_iter().map(|part| Outgoing::stored(&self.store, message.id, part)).collect();
         Ok(Done { package, certificates, custom, parts, ..Done::found(answer, codes) })
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use amtsbote_core::account::{AccountBook, Credential};
 use amtsbote_core::delivery::{FailureReason, Proof};
 use amtsbote_core::message::{CarriedKind, ExternalId, IdScheme, Metadata};
-use amtsbote_core::port::{Clock, ExchangeOutcome, Exchanger, Handover, InstantAnswer};
+use amtsbote_core::port::{Clock, ExchangeOutcome, Exchanger, Handover, InstantAnswer, MessageStore};
 use amtsbote_core::route::{ChannelKind, Endpoint};
 use amtsbote_http::Client as HttpClient;
 use arc_swap::ArcSwap;
@@ -68,6 +68,7 @@ fn reason(code: Code, detail: impl Into<String>) -> FailureReason {
 /// Pushes to recipients at allowed addresses.
 pub struct OsciPusher {
     caller: Caller,
+    store: Arc<dyn MessageStore>,
     keys: Arc<OsciKeys>,
     clock: Arc<dyn Clock>,
     accounts: Arc<ArcSwap<AccountBook>>,
@@ -82,7 +83,7 @@ pub struct PushPorts {
     /// HTTP, bounded in time.
     pub http: HttpClient,
     /// Contents.
-    pub store: Arc<dyn amtsbote_core::port::MessageStore>,
+    pub store: Arc<dyn MessageStore>,
     /// Randomness.
     pub entropy: Arc<dyn amtsbote_core::port::Entropy>,
     /// Time.
@@ -103,8 +104,8 @@ impl OsciPusher {
     /// A pusher that calls addresses with one of these beginnings, and no others: they come from strangers.
     pub fn new(ports: PushPorts, allowed: Vec<Url>) -> Self {
         let PushPorts { http, store, entropy, clock, accounts, trust, keys, metadata, limits } = ports;
-        let caller = Caller { http, store, entropy, limits };
-        Self { caller, keys, clock, accounts, trust, metadata, allowed }
+        let caller = Caller { http, entropy, limits };
+        Self { caller, store, keys, clock, accounts, trust, metadata, allowed }
     }
 
     fn allows(&self, url: &Url) -> bool {
@@ -176,7 +177,7 @@ impl OsciPusher {
     ) -> Result<Received, CallError> {
         let message = &handover.message;
         let now = self.clock.now();
-        let rendered = render(self.caller.store.as_ref(), message, None).await.map_err(CallError::Content)?;
+        let rendered = render(self.store.as_ref(), message, None).await.map_err(CallError::Content)?;
         let Rendered { package, parts, certificates, custom } = rendered;
         let card = ProcessCard {
             message_id: osci_id(message),
@@ -198,8 +199,9 @@ impl OsciPusher {
         };
         let control = ControlBlock { challenge: Some(challenge.to_owned()), ..ControlBlock::default() };
         let algorithm = self.keys.signature.preferred();
-        let parts: Vec<Outgoing> = parts.into_iter().map(|part| Outgoing::stored(message.id, part)).collect();
-        let digests = digests(&parts, algorithm.digest, self.caller.store.as_ref()).await;
+        let parts: Vec<Outgoing> =
+            parts.into_iter().map(|part| Outgoing::stored(&self.store, message.id, part)).collect();
+        let digests = digests(&parts, algorithm.digest).await;
         let digests = digests.map_err(|error| match error {
             SendError::Problem(problem) => CallError::Request(problem),
             SendError::Store(error) => CallError::Content(error),

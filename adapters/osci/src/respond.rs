@@ -30,7 +30,7 @@ use crate::deliveries::PartOut;
 const PIECE: usize = 256 << 10;
 
 /// Where the bytes of an outgoing part are.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) enum Content {
     /// In a file, from a place.
     File {
@@ -40,11 +40,11 @@ pub(crate) enum Content {
         from: u64,
     },
     /// Part of a message.
-    Stored(MessageId, u16),
+    Stored(Arc<dyn MessageStore>, MessageId, u16),
 }
 
 /// A part of an outgoing message.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Outgoing {
     pub(crate) head: PartHead,
     pub(crate) size: u64,
@@ -54,8 +54,8 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// A part of a stored message.
-    pub(crate) fn stored(message: MessageId, part: PartOut) -> Self {
-        let content = Content::Stored(message, part.number);
+    pub(crate) fn stored(store: &Arc<dyn MessageStore>, message: MessageId, part: PartOut) -> Self {
+        let content = Content::Stored(Arc::clone(store), message, part.number);
         Self { head: part.head, size: part.size, sha256: *part.sha256.as_bytes(), content }
     }
 
@@ -69,29 +69,25 @@ impl Outgoing {
 
 impl Outgoing {
     /// Reads it.
-    pub(crate) async fn open(&self, store: &dyn MessageStore) -> Result<Box<dyn PartReader>, StoreError> {
+    pub(crate) async fn open(&self) -> Result<Box<dyn PartReader>, StoreError> {
         match &self.content {
             Content::File { file, from } => {
                 Ok(Box::new(FileReader { file: Arc::clone(file), from: *from, left: self.size }))
             }
-            Content::Stored(id, number) => open(store, *id, *number).await,
+            Content::Stored(store, id, number) => open(store.as_ref(), *id, *number).await,
         }
     }
 }
 
 /// Digests of parts, for a signature. With SHA-256 they are known; for others the parts are read once more.
-pub(crate) async fn digests(
-    parts: &[Outgoing],
-    algorithm: Digest,
-    store: &dyn MessageStore,
-) -> Result<Vec<PartDigest>, SendError> {
+pub(crate) async fn digests(parts: &[Outgoing], algorithm: Digest) -> Result<Vec<PartDigest>, SendError> {
     let mut digests = Vec::with_capacity(parts.len());
     for part in parts {
         let value = match algorithm {
             Digest::Sha256 => part.sha256.to_vec(),
             _ => {
                 let mut hasher = Hasher::new(algorithm.message_digest()).map_err(Problem::from)?;
-                let mut reader = part.open(store).await?;
+                let mut reader = part.open().await?;
                 while let Some(piece) = reader.next().await? {
                     hasher.update(&piece).map_err(Problem::from)?;
                 }
@@ -150,7 +146,7 @@ impl PartReader for FileReader {
 enum Segment {
     Bytes(Bytes),
     File(FileReader),
-    Stored(MessageId, u16),
+    Stored(Arc<dyn MessageStore>, MessageId, u16),
     /// The end of what is encrypted.
     Seal,
 }
@@ -190,7 +186,7 @@ impl Wire {
             stored += part.size;
             segments.push_back(match part.content {
                 Content::File { file, from } => Segment::File(FileReader { file, from, left: part.size }),
-                Content::Stored(id, number) => Segment::Stored(id, number),
+                Content::Stored(store, id, number) => Segment::Stored(store, id, number),
             });
         }
         push(&mut segments, close_package(&inner));
@@ -218,7 +214,7 @@ impl Wire {
     }
 
     /// The next piece; `None` at the end.
-    async fn next(&mut self, store: &dyn MessageStore, first: bool) -> Result<Option<Bytes>, SendError> {
+    async fn next(&mut self, first: bool) -> Result<Option<Bytes>, SendError> {
         loop {
             if let Some(reader) = &mut self.reader {
                 match reader.next().await? {
@@ -231,7 +227,9 @@ impl Wire {
                 Some(Segment::Bytes(bytes)) if first => return Ok(Some(bytes)),
                 Some(Segment::Bytes(bytes)) => return Ok(Some(self.through(bytes)?)),
                 Some(Segment::File(reader)) => self.reader = Some(Box::new(reader)),
-                Some(Segment::Stored(id, number)) => self.reader = Some(open(store, id, number).await?),
+                Some(Segment::Stored(store, id, number)) => {
+                    self.reader = Some(open(store.as_ref(), id, number).await?);
+                }
                 Some(Segment::Seal) => {
                     if let Some(encryptor) = self.encryptor.take() {
                         return Ok(Some(encryptor.finish()?.into()));
@@ -249,22 +247,19 @@ impl Wire {
     }
 
     /// The bytes, as they are wanted.
-    pub(crate) fn stream(
-        self,
-        store: Arc<dyn MessageStore>,
-    ) -> impl futures::Stream<Item = Result<Bytes, SendError>> + Send {
-        stream::try_unfold((self, store, true), |(mut wire, store, first)| async move {
+    pub(crate) fn stream(self) -> impl futures::Stream<Item = Result<Bytes, SendError>> + Send {
+        stream::try_unfold((self, true), |(mut wire, first)| async move {
             // The envelope around what is encrypted comes first, and only that is not encrypted itself.
             let plain = first && wire.encryptor.is_some();
-            let piece = wire.next(store.as_ref(), plain).await?;
-            Ok(piece.map(|piece| (piece, (wire, store, false))))
+            let piece = wire.next(plain).await?;
+            Ok(piece.map(|piece| (piece, (wire, false))))
         })
     }
 
     /// An answer over HTTP; also faults travel with 200, or deployed clients would not read them.
-    pub(crate) fn into_response(self, store: Arc<dyn MessageStore>) -> Response {
+    pub(crate) fn into_response(self) -> Response {
         let length = self.length;
-        let mut response = Response::new(Body::from_stream(self.stream(store)));
+        let mut response = Response::new(Body::from_stream(self.stream()));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/xml"));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));

@@ -60,7 +60,7 @@ async fn serve(services: Arc<Services>, request: HttpRequest) -> Response {
     let answered = handle(&services, body).await;
     drop(room);
     match answered {
-        Ok(wire) => wire.into_response(Arc::clone(&services.store)),
+        Ok(wire) => wire.into_response(),
         Err(failure) => fault(&services, &failure),
     }
 }
@@ -132,7 +132,7 @@ fn fault(services: &Services, failure: &Failure) -> Response {
         );
     }
     match Wire::new(write_fault(code), Vec::new(), None, services.entropy.as_ref()) {
-        Ok(wire) => wire.into_response(Arc::clone(&services.store)),
+        Ok(wire) => wire.into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
@@ -416,7 +416,7 @@ fn usual_method(features: Option<&Features>) -> Method {
 async fn answer(services: &Services, done: Done, wrap: Wrap) -> Result<Wire, Failure> {
     let keys = Arc::clone(&services.keys);
     let algorithm = keys.signature.preferred();
-    let digests = digests(&done.parts, algorithm.digest, services.store.as_ref()).await?;
+    let digests = digests(&done.parts, algorithm.digest).await?;
     let features = services.features();
     let Done { answer, codes, language, package, certificates, custom, parts, stored: _ } = done;
     let control = wrap.control;

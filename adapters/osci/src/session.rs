@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use amtsbote_core::port::{Entropy, MessageStore};
+use amtsbote_core::port::Entropy;
 use amtsbote_http::Client as HttpClient;
 use url::Url;
 
@@ -131,15 +131,9 @@ impl Freight {
 }
 
 impl OsciClient {
-    /// A client over HTTP that is bounded in time. `store` holds what is sent.
-    pub fn new(
-        http: HttpClient,
-        store: Arc<dyn MessageStore>,
-        entropy: Arc<dyn Entropy>,
-        limits: Limits,
-        own: Own,
-    ) -> Self {
-        Self { caller: Caller { http, store, entropy, limits }, own, method: Method::default() }
+    /// A client over HTTP that is bounded in time.
+    pub fn new(http: HttpClient, entropy: Arc<dyn Entropy>, limits: Limits, own: Own) -> Self {
+        Self { caller: Caller { http, entropy, limits }, own, method: Method::default() }
     }
 
     /// Encrypts in another way.
@@ -242,9 +236,8 @@ impl OsciClient {
         certificates = certificates.with(CertificateRole::SignatureOriginator, signature.certificate());
         certificates.0.extend(others.0);
         let algorithm = signature.preferred();
-        let digests: Vec<PartDigest> = digests(&parts, algorithm.digest, self.caller.store.as_ref())
-            .await
-            .map_err(|error| match error {
+        let digests: Vec<PartDigest> =
+            digests(&parts, algorithm.digest).await.map_err(|error| match error {
                 SendError::Problem(problem) => DialogError::Order(problem),
                 SendError::Store(error) => DialogError::Unreachable(error.to_string()),
             })?;

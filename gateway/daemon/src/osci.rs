@@ -161,7 +161,6 @@ fn options(config: &OsciConfig, folder: &Path) -> OsciOptions {
 pub(crate) fn client(
     name: &str,
     config: &OsciPeerConfig,
-    store: &Arc<dyn MessageStore>,
     entropy: &Arc<dyn Entropy>,
     folder: &Path,
 ) -> Result<(OsciClient, Peer), StartError> {
@@ -186,7 +185,7 @@ pub(crate) fn client(
         cipher: certificate(&config.intermediary_cipher)?,
         signature: Some(certificate(&config.intermediary_signature)?),
     };
-    Ok((OsciClient::new(http, Arc::clone(store), Arc::clone(entropy), limits, own), peer))
+    Ok((OsciClient::new(http, Arc::clone(entropy), limits, own), peer))
 }
 
 /// The channel over all other intermediaries.
@@ -200,7 +199,7 @@ pub(crate) fn channel(
     std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, error))?;
     let mut peers = BTreeMap::new();
     for (name, config) in config {
-        let (client, peer) = client(name, config, store, entropy, &folder)?;
+        let (client, peer) = client(name, config, entropy, &folder)?;
         let recipient = match &config.recipient {
             Some(path) => Some(Certificate::from_pem(&read(path)?).map_err(|problem| failed(path, problem))?),
             None => None,

@@ -605,8 +605,7 @@ impl Gateway {
         let mut osci_pollers = Vec::new();
         for (name, peer) in &config.osci_peers {
             let Some(poll) = &peer.poll else { continue };
-            let (client, address) =
-                crate::osci::client(name, peer, &store, &entropy, &config.store.join("osci"))?;
+            let (client, address) = crate::osci::client(name, peer, &entropy, &config.store.join("osci"))?;
             let book = accounts.load();
             let account = book.iter().find(|account| account.name == poll.account);
             let sender = account.and_then(|account| account.parties.first().cloned());

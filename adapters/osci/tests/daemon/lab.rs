@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amtsbote_certs::{KeyKind, Purpose};
-use amtsbote_core::port::{Entropy, MessageStore};
+use amtsbote_core::port::Entropy;
 use amtsbote_http::{Client as HttpClient, ClientOptions, Reach};
 use amtsbote_it::{Lab, Options};
 use amtsbote_osci::codec::algorithm::Policy;
 use amtsbote_osci::codec::certificate::Identity;
 use amtsbote_osci::reception::Limits;
 use amtsbote_osci::{OsciClient, Own, Peer};
-use amtsbote_testkit::memory::MemoryStore;
 use amtsbote_testkit::seeded::SeededEntropy;
 
 /// Password of all p12 files.
@@ -107,9 +106,8 @@ pub(crate) fn client(lab: &Lab, name: &str, seed: u64) -> OsciClient {
     let http = HttpClient::new(amtsbote_tls::client_config(Vec::new(), None).unwrap(), options).unwrap();
     let limits =
         Limits { xml: 8 << 20, message: 8 << 20, policy: Policy::default(), folder: std::env::temp_dir() };
-    let store: Arc<dyn MessageStore> = Arc::new(MemoryStore::default());
     let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(seed));
-    OsciClient::new(http, store, entropy, limits, own(lab, name))
+    OsciClient::new(http, entropy, limits, own(lab, name))
 }
 
 /// The intermediary as its clients see it.

@@ -236,7 +236,7 @@ impl Lab {
                 folder: std::env::temp_dir(),
             };
             let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(rand_seed()));
-            let client = OsciClient::new(http(), Arc::clone(&store), entropy, limits, KEYS[hub.own].clone());
+            let client = OsciClient::new(http(), entropy, limits, KEYS[hub.own].clone());
             let peer = OsciPeer {
                 client,
                 peer: hub.peer.clone(),
@@ -365,9 +365,8 @@ impl Lab {
     }
 
     pub(crate) fn client(&self, name: &str) -> OsciClient {
-        let store: Arc<dyn MessageStore> = Arc::new(self.outside.store.clone());
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(rand_seed()));
-        OsciClient::new(self.http.clone(), store, entropy, self.services.options.limits(), KEYS[name].clone())
+        OsciClient::new(self.http.clone(), entropy, self.services.options.limits(), KEYS[name].clone())
     }
 
     pub(crate) async fn dialog(&self, name: &str) -> Session {
