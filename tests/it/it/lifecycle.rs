@@ -165,6 +165,7 @@ async fn the_demo_delivers_everything() {
             "{output}"
         );
         assert!(output.contains(" over mailbox\n"), "{output}");
+        assert_eq!(output.matches(" by OSCI\n").count(), 2, "{output}");
     }
     let lab: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(folder.path().join("lab/lab.json")).unwrap()).unwrap();
@@ -173,6 +174,16 @@ async fn the_demo_delivers_everything() {
         for file in ["key", "certificate"] {
             assert!(folder.path().join("lab").join(account[file].as_str().unwrap()).exists(), "{account}");
         }
+    }
+    assert!(lab["osciIntermediary"]["url"].as_str().unwrap().starts_with("http://127.0.0.1:"));
+    let clients = lab["osciAccounts"].as_array().unwrap();
+    for role in ["author", "reader"] {
+        assert!(clients.iter().any(|client| client["roles"][0] == role), "{clients:?}");
+    }
+    for file in clients.iter().flat_map(|client| {
+        ["cipher", "sign", "cipherCertificate", "signCertificate"].map(|name| &client[name])
+    }) {
+        assert!(folder.path().join("lab").join(file.as_str().unwrap()).exists(), "{file}");
     }
     std::fs::create_dir(folder.path().join("other")).unwrap();
     std::fs::write(folder.path().join("other/precious"), "x").unwrap();

@@ -269,6 +269,17 @@ impl Identity {
         &self.certificate
     }
 
+    /// Both in one file for software that reads PKCS#12, under a password.
+    ///
+    /// # Errors
+    /// When cryptography fails.
+    pub fn to_p12(&self, name: &str, password: &str) -> Result<Vec<u8>, Problem> {
+        let certificate = openssl::x509::X509::from_der(self.certificate.der())?;
+        let mut builder = openssl::pkcs12::Pkcs12::builder();
+        builder.name(name).pkey(&self.key).cert(&certificate);
+        Ok(builder.build2(password)?.to_der()?)
+    }
+
     /// The algorithm this key signs with, if nobody wants another.
     pub fn preferred(&self) -> SignatureAlgorithm {
         let digest = match self.key.bits() {

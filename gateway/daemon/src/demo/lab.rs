@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use amtsbote_certs::{Folder, KeyKind, Purpose};
 use amtsbote_core::port::Clock as _;
+use amtsbote_osci::codec::certificate::Identity as OsciIdentity;
 use amtsbote_xta::XtaOptions;
 use serde_json::{Value, json};
 use url::Url;
@@ -18,6 +19,11 @@ use crate::{Gateway, StartError, SystemClock};
 
 /// Party of the portals.
 const PORTALS: [(&str, &str); 2] = [("portal-a", "ags:07315000"), ("portal-b", "ags:02000000")];
+
+/// Client that stores some applications by OSCI.
+pub(super) const OSCI_AUTHOR: &str = "alice";
+/// Password of all PKCS#12 files.
+const P12_PASSWORD: &str = "demo";
 
 /// Portal that hands in some of its applications by XTA.
 pub(super) const XTA_PORTAL: &str = "portal-a";
@@ -82,9 +88,42 @@ pub(super) fn make_certificates(dir: &Path, plan: &Plan) -> Result<Pki, DemoErro
     for department in &plan.departments {
         folder.add(&department.account, &Purpose::Client, KeyKind::P256)?;
     }
+    for name in osci_names(plan) {
+        folder.add(&format!("{name}-cipher"), &Purpose::Cipher, KeyKind::Rsa3072)?;
+        folder.add(&format!("{name}-sign"), &Purpose::Seal, KeyKind::Rsa3072)?;
+        for kind in ["cipher", "sign"] {
+            write_p12(dir, &format!("{name}-{kind}"))?;
+        }
+    }
     // The published interface of DVDV knows RS256 only.
     let dvdv_client = folder.add("dvdv-client", &Purpose::Client, KeyKind::Rsa3072)?.der;
     Ok(Pki { dvdv_client })
+}
+
+/// Everybody with keys of OSCI.
+fn osci_names(plan: &Plan) -> Vec<&str> {
+    let departments = plan.departments.iter().filter(|one| one.osci).map(|one| one.account.as_str());
+    ["intermediary", OSCI_AUTHOR].into_iter().chain(departments).collect()
+}
+
+/// Certificate and key once more, as software for OSCI reads them.
+fn write_p12(dir: &Path, name: &str) -> Result<(), DemoError> {
+    let identity = osci_identity(&dir.join("pki"), name)?;
+    let path = dir.join("pki").join(format!("{name}.p12"));
+    let bytes = identity.to_p12(name, P12_PASSWORD);
+    let bytes = bytes.map_err(|error| write_error(&path)(std::io::Error::other(error)))?;
+    let open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    open.and_then(|mut file| file.write_all(&bytes)).map_err(write_error(&path))
+}
+
+/// A certificate of OSCI with its key.
+pub(super) fn osci_identity(pki: &Path, name: &str) -> Result<OsciIdentity, DemoError> {
+    let read = |extension: &str| {
+        let path = pki.join(format!("{name}.{extension}"));
+        std::fs::read(&path).map_err(write_error(&path))
+    };
+    let loaded = OsciIdentity::from_pem(&read("pem")?, &read("key")?);
+    loaded.map_err(|error| write_error(&pki.join(name))(std::io::Error::other(error)))
 }
 
 /// The address without what proves who we are.
@@ -127,6 +166,9 @@ pub(super) fn write_configuration(
          [seal]\ncertificate = \"pki/seal.pem\"\nkey = \"pki/seal.key\"\n\n\
          [directory]\nservers = [\"{directory}\"]\ncertificate = \"pki/dvdv-client.pem\"\nkey = \"pki/dvdv-client.key\"\n\n\
          [routing]\nareas = \"areas.csv\"\nservices = \"services.csv\"\nauthorities = \"authorities.csv\"\nretry = \"5s\"\n\n\
+         [osci]\nlisten = \"127.0.0.1:0\"\n\
+         cipher_certificate = \"pki/intermediary-cipher.pem\"\ncipher_key = \"pki/intermediary-cipher.key\"\n\
+         signature_certificate = \"pki/intermediary-sign.pem\"\nsignature_key = \"pki/intermediary-sign.key\"\n\n\
          [log]\nlevel = \"warn\"\n"
     );
     if let Some(url) = rabbitmq {
@@ -143,6 +185,10 @@ pub(super) fn write_configuration(
             "\n[[accounts]]\nname = \"{name}\"\nroles = [\"author\"]\nparties = [\"{party}\"]\ncertificates = [\"pki/{name}.pem\"]\n"
         ));
     }
+    text.push_str(&format!(
+        "\n[[accounts]]\nname = \"{OSCI_AUTHOR}\"\nroles = [\"author\"]\nparties = [\"ags:07339000\"]\n{}",
+        osci_lines(OSCI_AUTHOR)
+    ));
     for department in &plan.departments {
         let serves: Vec<String> = department.serves.iter().map(|key| format!("\"{key}\"")).collect();
         let channel = department
@@ -151,8 +197,9 @@ pub(super) fn write_configuration(
             .map_or("mailbox".to_owned(), |queue| format!("amqp://demo?queue={queue}"));
         text.push_str(&format!(
             "\n[[accounts]]\nname = \"{name}\"\nroles = [\"reader\"]\nparties = [\"{party}\"]\nserves = [{serves}]\n\
-             channel = \"{channel}\"\ncertificates = [\"pki/{name}.pem\"]\n",
+             channel = \"{channel}\"\ncertificates = [\"pki/{name}.pem\"]\n{osci}",
             name = department.account,
+            osci = if department.osci { osci_lines(&department.account) } else { String::new() },
             party = department.party,
             serves = serves.join(", "),
         ));
@@ -163,6 +210,10 @@ pub(super) fn write_configuration(
         let detail = issues.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         DemoError::Start(StartError::Configuration { what: "demo configuration".to_owned(), detail })
     })
+}
+
+fn osci_lines(name: &str) -> String {
+    format!("osci_cipher = [\"pki/{name}-cipher.pem\"]\nosci_signature = [\"pki/{name}-sign.pem\"]\n")
 }
 
 /// User and password of a broker URL; guest if there are none.
@@ -235,6 +286,23 @@ pub(super) fn describe(
         },
         "accounts": accounts, "routes": routes,
     });
+    if let Some(address) = gateway.osci {
+        lab["osci"] = json!(format!("http://{address}"));
+        lab["osciIntermediary"] = json!({
+            "url": format!("http://{address}/"),
+            "cipherCertificate": "pki/intermediary-cipher.pem", "signatureCertificate": "pki/intermediary-sign.pem",
+        });
+        let clients = osci_names(plan).into_iter().skip(1).map(|name| {
+            let roles = if name == OSCI_AUTHOR { ["author"] } else { ["reader"] };
+            json!({
+                "name": name, "roles": roles, "password": P12_PASSWORD,
+                "cipher": format!("pki/{name}-cipher.p12"), "sign": format!("pki/{name}-sign.p12"),
+                "cipherCertificate": format!("pki/{name}-cipher.pem"), "signCertificate": format!("pki/{name}-sign.pem"),
+                "cipherKey": format!("pki/{name}-cipher.key"), "signKey": format!("pki/{name}-sign.key"),
+            })
+        });
+        lab["osciAccounts"] = Value::Array(clients.collect());
+    }
     if let Some(url) = rabbitmq {
         let queues: Vec<&String> = plan.departments.iter().filter_map(|one| one.queue.as_ref()).collect();
         lab["amqp"] = json!({ "url": without_login(url).as_str(), "queues": queues });

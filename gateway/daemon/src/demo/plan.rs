@@ -41,6 +41,8 @@ pub(super) struct Department {
     pub(super) queue: Option<String>,
     /// Whether it polls by XTA.
     pub(super) xta: bool,
+    /// Whether it fetches by OSCI, and gets its application by OSCI.
+    pub(super) osci: bool,
 }
 
 /// The whole plan.
@@ -125,6 +127,7 @@ fn departments(routes: &[Application], queues: bool) -> Vec<Department> {
             serves: BTreeSet::new(),
             queue: None,
             xta: false,
+            osci: false,
         });
         department.serves.insert(route.organization.clone());
     }
@@ -136,6 +139,12 @@ fn departments(routes: &[Application], queues: bool) -> Vec<Department> {
     }
     if let Some(department) = departments.iter_mut().find(|department| department.queue.is_none()) {
         department.xta = true;
+    }
+    // By OSCI a delivery goes to a certificate, so these serve one organisation and have one application each.
+    let count = |account: &str| routes.iter().filter(|route| route.account == account).count();
+    let free = departments.iter_mut().filter(|one| one.queue.is_none() && !one.xta);
+    for department in free.filter(|one| count(&one.account) == 1).take(2) {
+        department.osci = true;
     }
     departments
 }

@@ -1,6 +1,6 @@
 //! Portals and departments as clients of the gateway's interface.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +9,12 @@ use std::time::Duration;
 use amtsbote_amqp::{BrokerOptions, Login, QueueReader, Secret};
 use amtsbote_core::message::Sha256Digest;
 use amtsbote_http::{Client, ClientOptions, Reach, Reply};
+use amtsbote_osci::codec::algorithm::Policy;
+use amtsbote_osci::codec::block::{CertificateRole, Certificates};
+use amtsbote_osci::codec::content::{ContentPackage, Item, NewContainer, NewContent};
+use amtsbote_osci::codec::order::{FetchRule, Request};
+use amtsbote_osci::reception::Limits;
+use amtsbote_osci::{Freight, OsciClient, Own, Peer, first_digits};
 use amtsbote_soap::InMemory;
 use amtsbote_tls::Identity;
 use amtsbote_xta::{ContentStream, NewOrder, Urls, XtaClient, XtaOptions, container_of, document_of};
@@ -20,13 +26,15 @@ use url::Url;
 
 use super::DemoError;
 use super::documents;
-use super::lab::{XTA_PORTAL, login, party_of};
+use super::lab::{OSCI_AUTHOR, XTA_PORTAL, login, osci_identity, party_of};
 use super::plan::{Application, Plan};
 use crate::Gateway;
 use crate::system::SystemEntropy;
 
 const BOUNDARY: &str = "amtsbote-demo-boundary-7d1f";
 const PORTALS: [&str; 2] = ["portal-a", "portal-b"];
+/// Between two looks at mailboxes by OSCI, which knows no waiting either.
+const OSCI_POLL: Duration = Duration::from_millis(500);
 /// Between two looks at mailboxes by XTA, which knows no waiting.
 const XTA_POLL: Duration = Duration::from_millis(100);
 
@@ -53,6 +61,10 @@ pub(super) struct World {
     total: usize,
     /// Identifier of the portal that speaks XTA.
     xta_author: String,
+    /// The intermediary.
+    osci: Peer,
+    /// Accounts that fetch by OSCI.
+    osci_readers: BTreeSet<String>,
 }
 
 /// Queues of departments that do not poll.
@@ -85,7 +97,20 @@ fn problem(who: &str, what: impl Into<String>) -> DemoError {
 impl World {
     pub(super) fn new(dir: &Path, gateway: &Gateway, plan: &Plan) -> Result<Self, DemoError> {
         let base: Result<Url, _> = format!("https://{}", gateway.exchange).parse();
+        let address = gateway.osci.ok_or_else(|| problem("gateway", "is no intermediary"))?;
+        let url = format!("http://{address}/").parse::<Url>();
+        let pki = dir.join("pki");
+        let certificate =
+            |name: &str| osci_identity(&pki, name).map(|identity| identity.certificate().clone());
+        let osci = Peer {
+            url: url.map_err(|error| problem("gateway", error.to_string()))?,
+            cipher: certificate("intermediary-cipher")?,
+            signature: Some(certificate("intermediary-sign")?),
+        };
+        let osci_readers = plan.departments.iter().filter(|one| one.osci).map(|one| one.account.clone());
         let mut world = Self {
+            osci,
+            osci_readers: osci_readers.collect(),
             base: base.map_err(|error| problem("gateway", error.to_string()))?,
             pki: dir.join("pki"),
             clients: BTreeMap::new(),
@@ -165,6 +190,9 @@ impl World {
     }
 
     async fn submit(&self, number: usize, application: &Application) -> Result<(), DemoError> {
+        if self.osci_readers.contains(&application.account) {
+            return self.submit_by_osci(number, application).await;
+        }
         let portal = PORTALS[number % PORTALS.len()];
         if portal == XTA_PORTAL && number % 5 == 4 {
             return self.submit_by_xta(number, application).await;
@@ -251,6 +279,86 @@ impl World {
             msgbox: url(&paths.msgbox)?,
         };
         Ok(XtaClient::new(http, urls, identifier.to_owned(), Arc::new(SystemEntropy)))
+    }
+
+    fn osci_client(&self, name: &str) -> Result<OsciClient, DemoError> {
+        let failed = |error: &dyn std::error::Error| problem(name, error.to_string());
+        let options = ClientOptions {
+            reach: Reach::Anywhere,
+            connect: Duration::from_secs(5),
+            total: Duration::from_secs(90),
+            body: 8 << 20,
+        };
+        let tls = amtsbote_tls::client_config(Vec::new(), None).map_err(|error| failed(&error))?;
+        let http = Client::new(tls, options).map_err(|error| failed(&error))?;
+        let own = Own {
+            cipher: osci_identity(&self.pki, &format!("{name}-cipher"))?,
+            signature: osci_identity(&self.pki, &format!("{name}-sign"))?,
+        };
+        let limits =
+            Limits { xml: 8 << 20, message: 8 << 20, policy: Policy::default(), folder: self.pki.clone() };
+        Ok(OsciClient::new(http, Arc::new(SystemEntropy), limits, own))
+    }
+
+    /// Stores at the intermediary, for the certificate of the department.
+    async fn submit_by_osci(&self, number: usize, application: &Application) -> Result<(), DemoError> {
+        let failed = |error: &dyn std::error::Error| problem(OSCI_AUTHOR, error.to_string());
+        let document = documents::xml(application, number + 1);
+        let digest = Sha256Digest::of(&document).to_string();
+        self.expected.lock().await.entry(application.account.clone()).or_default().push(digest);
+        let addressee = osci_identity(&self.pki, &format!("{}-cipher", application.account))?;
+        let certificates =
+            Certificates::default().with(CertificateRole::CipherAddressee, addressee.certificate());
+        let contents = vec![NewContent::Inline(document), NewContent::Inline(documents::pdf(application))];
+        let package = NewContainer { contents }.finish(None).map_err(|error| failed(&error))?;
+        let mut session =
+            self.osci_client(OSCI_AUTHOR)?.open(self.osci.clone()).await.map_err(|error| failed(&error))?;
+        let id = session.message_id().await.map_err(|error| failed(&error))?;
+        let subject = Some(format!("Antrag {}", application.title));
+        let order = Request::StoreDelivery { id: Some(id), subject };
+        let stored = session.ask(&order, Freight::delivery(package, certificates)).await;
+        let stored = stored.map_err(|error| failed(&error))?.response;
+        if !stored.feedback.is_success() {
+            return Err(problem(
+                OSCI_AUTHOR,
+                format!("the intermediary answered with code {}", first_digits(&stored)),
+            ));
+        }
+        session.close().await.map_err(|error| failed(&error))?;
+        self.tell(application, " by OSCI");
+        Ok(())
+    }
+
+    /// Fetches by OSCI until everything expected was received.
+    async fn fetch_by_osci(&self, account: &str, count: usize) -> Result<(), DemoError> {
+        let failed = |error: &dyn std::error::Error| problem(account, error.to_string());
+        let mut done = 0;
+        while done < count {
+            let client = self.osci_client(account)?;
+            let mut session = client.open(self.osci.clone()).await.map_err(|error| failed(&error))?;
+            let next = Request::FetchDelivery(FetchRule::Next);
+            let fetched = session.ask(&next, Freight::default()).await.map_err(|error| failed(&error))?;
+            if !fetched.response.feedback.is_success() {
+                session.close().await.map_err(|error| failed(&error))?;
+                tokio::time::sleep(OSCI_POLL).await;
+                continue;
+            }
+            let document = {
+                let package =
+                    ContentPackage::of(&fetched.received.envelope).map_err(|error| failed(&error))?;
+                package.items().map_err(|error| failed(&error))?.into_iter().find_map(|item| match item {
+                    Item::Inline { bytes, .. } => Some(bytes),
+                    Item::Part { .. } | Item::Sealed { .. } => None,
+                })
+            };
+            let document = document.ok_or_else(|| problem(account, "fetched no document"))?;
+            self.arrived(account, &document).await?;
+            // Ending the dialog says that it arrived.
+            session.close().await.map_err(|error| failed(&error))?;
+            self.acknowledged.fetch_add(1, Ordering::SeqCst);
+            done += 1;
+        }
+        Ok(())
     }
 
     /// Polls mailboxes by XTA until everything expected was closed.
@@ -382,7 +490,9 @@ pub(super) async fn play(world: &Arc<World>, plan: &Plan, queues: Queues) -> Res
     for department in plan.departments.iter().filter(|department| department.queue.is_none()) {
         let (world, account, count) =
             (Arc::clone(world), department.account.clone(), count(&department.account));
-        if department.xta {
+        if department.osci {
+            tasks.spawn(async move { world.fetch_by_osci(&account, count).await });
+        } else if department.xta {
             let mailboxes: Vec<String> = department.serves.iter().map(ToString::to_string).collect();
             tasks.spawn(async move { world.poll_by_xta(&account, &mailboxes, count).await });
         } else {
