@@ -184,10 +184,10 @@ async fn receive_with(
             _ => in_thread(move || reception.feed(&bytes).map(|()| reception)).await??,
         };
         if reception.locked().is_some() {
-            let keys = Arc::clone(&services.keys);
+            let keys = services.cipher_keys();
             let opened = in_thread(move || -> Result<Reception, ReceptionError> {
                 if let Some(data) = reception.locked() {
-                    let decryptor = data.open(find_key(data, &keys.cipher)?, policy)?;
+                    let decryptor = data.open(find_key(data, &keys)?, policy)?;
                     reception.unlock(decryptor)?;
                 }
                 Ok(reception)
@@ -218,7 +218,12 @@ pub(crate) fn understand(received: Received) -> Result<Understood, Problem> {
     let (language, features) = (languages(envelope)?, Features::read(envelope)?);
     let (request, custom) = (Request::read(envelope)?, custom_headers(envelope)?);
     check_control(&request, &control)?;
-    let role = CertificateRole::SignatureOriginator;
+    let role = match &request {
+        Request::AcceptDelivery(_) | Request::ProcessDelivery { .. } => {
+            CertificateRole::SignatureIntermediary
+        }
+        _ => CertificateRole::SignatureOriginator,
+    };
     let signature = match verify(envelope, &certificates, role, &received.part_ids(), &received) {
         Ok(signer) => Ok(Some(signer.clone())),
         Err(Problem::Unsigned) => Ok(None),
@@ -235,8 +240,13 @@ fn check_control(request: &Request, control: &ControlBlock) -> Result<(), Proble
     match (request.operation(), &control.conversation) {
         (Operation::InitDialog, None) if control.response.is_none() && control.sequence.is_none() => Ok(()),
         (Operation::InitDialog, _) => Err(Problem::Dialog("a dialog inside of a dialog")),
+        (Operation::AcceptDelivery | Operation::ProcessDelivery, None)
+            if control.response.is_none() && control.sequence.is_none() =>
+        {
+            Ok(())
+        }
         (Operation::AcceptDelivery | Operation::ProcessDelivery, _) => {
-            Err(Problem::NotAnOrder("an order for recipients"))
+            Err(Problem::Dialog("a push inside of a dialog"))
         }
         (_, Some(_)) if control.response.is_some() && control.sequence.is_some() => Ok(()),
         (_, Some(_)) => Err(Problem::Dialog("the response or the number is missing")),
@@ -270,6 +280,9 @@ async fn handle(services: &Services, body: Body) -> Result<Wire, Failure> {
         Incoming::Fault(_) => return Err(Problem::NotAnOrder("it is a fault").into()),
     };
     let understood = in_thread(move || understand(received)).await??;
+    if matches!(understood.request, Request::AcceptDelivery(_) | Request::ProcessDelivery { .. }) {
+        return services.pushed(understood).await;
+    }
     let now = services.clock.now();
     let implicit = understood.control.conversation.is_none();
     let dialog = match implicit {

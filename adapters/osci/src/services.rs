@@ -25,6 +25,7 @@ use crate::codec::block::{Certificates, Features};
 use crate::codec::certificate::Identity;
 use crate::dialogs::Dialogs;
 use crate::reception::Limits;
+use crate::recipient::Recipient;
 use crate::transfers::Transfers;
 
 /// The metadata of XTA, which OSCI carries in a header block. What it says is not this adapter's to know.
@@ -137,6 +138,8 @@ pub struct Services {
     pub options: OsciOptions,
     /// Open dialogs.
     pub dialogs: Dialogs,
+    /// Intermediaries that push to us.
+    pub recipients: Vec<Recipient>,
     /// Messages in chunks.
     pub transfers: Arc<Transfers>,
     /// Messages that are being verified, which takes memory.
@@ -144,6 +147,12 @@ pub struct Services {
 }
 
 impl Services {
+    /// Everything that opens what is encrypted for us.
+    pub(crate) fn cipher_keys(&self) -> Vec<Identity> {
+        let recipients = self.recipients.iter().map(|recipient| recipient.own.cipher.clone());
+        self.keys.cipher.iter().cloned().chain(recipients).collect()
+    }
+
     /// What we say we can do.
     pub(crate) fn features(&self) -> Features {
         let limits = &self.transfers.limits;

@@ -16,7 +16,8 @@ use amtsbote_osci::codec::certificate::{Certificate, Identity};
 use amtsbote_osci::reception::Limits;
 use amtsbote_osci::transfers::{TransferLimits, Transfers};
 use amtsbote_osci::{
-    MetadataCodec, OsciChannel, OsciClient, OsciKeys, OsciOptions, OsciPeer, Own, Peer, Protection,
+    Inbound, MetadataCodec, OsciChannel, OsciClient, OsciKeys, OsciOptions, OsciPeer, Own, Peer, Protection,
+    Recipient,
 };
 use async_trait::async_trait;
 
@@ -186,6 +187,14 @@ pub(crate) fn client(
         signature: Some(certificate(&config.intermediary_signature)?),
     };
     Ok((OsciClient::new(http, Arc::clone(entropy), limits, own), peer))
+}
+
+/// Another intermediary that pushes to us.
+pub(crate) fn recipient(config: &OsciPeerConfig, inbound: Inbound) -> Result<Recipient, StartError> {
+    let path = &config.intermediary_signature;
+    let intermediary = Certificate::from_pem(&read(path)?).map_err(|problem| failed(path, problem))?;
+    let own = Own { cipher: identity(&config.cipher)?, signature: identity(&config.signature)? };
+    Ok(Recipient { own, intermediary, inbound })
 }
 
 /// The channel over all other intermediaries.

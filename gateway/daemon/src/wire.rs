@@ -27,7 +27,7 @@ use amtsbote_dvdv::{DvdvDirectory, DvdvOptions, EntryPath};
 use amtsbote_http::{Client, ClientOptions, InFlight, Listener, Quotas, Reach, serve};
 use amtsbote_osci::clients::Trust;
 use amtsbote_osci::dialogs::Dialogs;
-use amtsbote_osci::{OsciPoller, OsciPusher, PushPorts};
+use amtsbote_osci::{Inbound, OsciPoller, OsciPusher, PushPorts};
 use amtsbote_rest::{AdminServices, Services};
 use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
@@ -561,6 +561,37 @@ impl Gateway {
             options: config.xta.clone(),
             cursors: Cursors::default(),
         };
+        let (mut osci_pollers, mut recipients) = (Vec::new(), Vec::new());
+        for (name, peer) in &config.osci_peers {
+            let Some(wanted) = &peer.inbound else { continue };
+            let book = accounts.load();
+            let account = book.iter().find(|account| account.name == wanted.account);
+            let sender = account.and_then(|account| account.parties.first().cloned());
+            let nobody = || StartError::Configuration {
+                what: format!("OSCI intermediary {name}"),
+                detail: format!("account {} does not exist or has no party", wanted.account),
+            };
+            let inbound = Inbound {
+                name: name.clone(),
+                account: wanted.account.clone(),
+                sender: sender.ok_or_else(nobody)?,
+                recipient: wanted.organization.clone(),
+                intake: Arc::clone(&intake),
+                store: Arc::clone(&store),
+                metadata: Arc::new(crate::osci::XtaMetadata),
+                trust: Trust::default(),
+                clock: Arc::clone(&clock),
+            };
+            if let Some(every) = wanted.poll {
+                let folder = config.store.join("osci");
+                let (client, peer) = crate::osci::client(name, peer, &entropy, &folder)?;
+                let (inbound, clock) = (inbound.clone(), Arc::clone(&clock));
+                osci_pollers.push(OsciPoller { client, peer, inbound, every, clock });
+            }
+            if wanted.push {
+                recipients.push(crate::osci::recipient(peer, inbound)?);
+            }
+        }
         let osci = match intermediary {
             None => None,
             Some((osci, intermediary)) => Some(amtsbote_osci::Services {
@@ -577,6 +608,7 @@ impl Gateway {
                 clock: Arc::clone(&clock),
                 entropy: Arc::clone(&entropy),
                 accounts: Arc::clone(&accounts),
+                recipients,
                 transfers: intermediary.transfers(osci, clock.now())?,
                 trust: intermediary.trust,
                 keys: intermediary.keys,
@@ -599,32 +631,6 @@ impl Gateway {
                 most: config.rest.body,
                 intake: Arc::clone(&intake),
                 store: Arc::clone(&store),
-                clock: Arc::clone(&clock),
-            });
-        }
-        let mut osci_pollers = Vec::new();
-        for (name, peer) in &config.osci_peers {
-            let Some(poll) = &peer.poll else { continue };
-            let (client, address) = crate::osci::client(name, peer, &entropy, &config.store.join("osci"))?;
-            let book = accounts.load();
-            let account = book.iter().find(|account| account.name == poll.account);
-            let sender = account.and_then(|account| account.parties.first().cloned());
-            let nobody = || StartError::Configuration {
-                what: format!("OSCI intermediary {name}"),
-                detail: format!("account {} does not exist or has no party", poll.account),
-            };
-            osci_pollers.push(OsciPoller {
-                name: name.clone(),
-                client,
-                peer: address,
-                account: poll.account.clone(),
-                sender: sender.ok_or_else(nobody)?,
-                recipient: poll.organization.clone(),
-                every: poll.every,
-                intake: Arc::clone(&intake),
-                store: Arc::clone(&store),
-                metadata: Arc::new(crate::osci::XtaMetadata),
-                trust: Trust::default(),
                 clock: Arc::clone(&clock),
             });
         }

@@ -18,7 +18,7 @@ use amtsbote_core::key::{AccountName, PartyId};
 use amtsbote_core::mailbox::Mailboxes;
 use amtsbote_core::message::Metadata;
 use amtsbote_core::port::{
-    Channel, Clock, Directory, Entropy, MessageStore, Silent, StoreError, StoredMessage,
+    Channel, Clock, Directory, Entropy, Exchanger, MessageStore, Silent, StoreError, StoredMessage,
 };
 use amtsbote_core::reservation::Reservations;
 use amtsbote_core::route::{ChannelKind, Router};
@@ -30,15 +30,16 @@ use amtsbote_http::{
 use amtsbote_osci::clients::{Trust, Unknown};
 use amtsbote_osci::codec::algorithm::Policy;
 use amtsbote_osci::codec::block::{CertificateRole, Certificates};
-use amtsbote_osci::codec::certificate::Identity;
+use amtsbote_osci::codec::certificate::{Certificate, Identity};
 use amtsbote_osci::codec::content::{NewContainer, NewContent};
 use amtsbote_osci::codec::order::{Answer, FetchRule, Request};
 use amtsbote_osci::dialogs::Dialogs;
 use amtsbote_osci::reception::Limits;
 use amtsbote_osci::transfers::{TransferLimits, Transfers};
 use amtsbote_osci::{
-    Answered, DIALOG_IDLE, DeliveryIds, Freight, MetadataCodec, OsciChannel, OsciClient, OsciKeys,
-    OsciOptions, OsciPeer, Own, Peer, Protection, Services, Session, router,
+    Answered, DIALOG_IDLE, DeliveryIds, Freight, Inbound, MetadataCodec, OsciChannel, OsciClient, OsciKeys,
+    OsciOptions, OsciPeer, OsciPusher, Own, Peer, Protection, PushPorts, Recipient, Services, Session,
+    router,
 };
 use amtsbote_testkit::directory::FakeDirectory;
 use amtsbote_testkit::memory::MemoryStore;
@@ -122,6 +123,10 @@ pub(crate) struct Setup {
     pub(crate) accounts: Option<(Own, Own)>,
     /// Another intermediary, to which everything for the account `office` goes on.
     pub(crate) hub: Option<Hub>,
+    /// Bob is pushed to by whoever signs with this.
+    pub(crate) pushed_by: Option<Certificate>,
+    /// Addresses that are pushed to.
+    pub(crate) push_to: Vec<Url>,
 }
 
 /// How another intermediary is used.
@@ -146,6 +151,8 @@ impl Default for Setup {
             keys: None,
             accounts: None,
             hub: None,
+            pushed_by: None,
+            push_to: Vec::new(),
         }
     }
 }
@@ -296,12 +303,52 @@ impl Lab {
             max_message: 1_000,
             timeout: Duration::from_secs(3_600),
         };
+        let options = OsciOptions {
+            xml_limit: 64 << 20,
+            message_limit: setup.message_limit,
+            policy: setup.policy,
+            unsigned_orders: setup.unsigned_orders,
+            folder: outside.folder.path().to_owned(),
+            cards: 100,
+        };
+        let keys = Arc::new(keys);
+        let mut exchangers: Vec<Arc<dyn Exchanger>> = Vec::new();
+        if !setup.push_to.is_empty() {
+            let ports = PushPorts {
+                http: http(),
+                store: Arc::clone(&store),
+                entropy: Arc::clone(&entropy),
+                clock: Arc::clone(&clock),
+                accounts: Arc::clone(&accounts),
+                trust: Trust::default(),
+                keys: Arc::clone(&keys),
+                metadata: Arc::new(NoMetadata),
+                limits: options.limits(),
+            };
+            exchangers.push(Arc::new(OsciPusher::new(ports, setup.push_to.clone())));
+        }
+        let recipients = setup.pushed_by.iter().map(|intermediary| Recipient {
+            own: KEYS["bob"].clone(),
+            intermediary: intermediary.clone(),
+            inbound: Inbound {
+                name: "hub".to_owned(),
+                account: "bob".parse().unwrap(),
+                sender: "dept:bob".parse().unwrap(),
+                recipient: "osci:bob".parse().unwrap(),
+                intake: Arc::clone(&intake),
+                store: Arc::clone(&store),
+                metadata: Arc::new(NoMetadata),
+                trust: Trust::default(),
+                clock: Arc::clone(&clock),
+            },
+        });
+        let recipients = recipients.collect();
         let exchanges = ExchangePorts {
             intake: Arc::clone(&intake),
             store: Arc::clone(&store),
             sealer,
             controls: Arc::clone(&controls),
-            exchangers: Vec::new(),
+            exchangers,
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
             observer: Arc::new(Silent),
@@ -327,19 +374,13 @@ impl Lab {
             entropy: Arc::clone(&entropy),
             accounts,
             trust: Trust { unknown: setup.unknown.clone(), authorities: Vec::new() },
-            keys: Arc::new(keys),
+            keys,
             metadata: Arc::new(NoMetadata),
             quotas: Arc::new(Quotas::new(NonZeroU32::new(10_000).unwrap())),
             in_flight: Arc::new(InFlight::new(256 << 20)),
-            options: OsciOptions {
-                xml_limit: 64 << 20,
-                message_limit: setup.message_limit,
-                policy: setup.policy,
-                unsigned_orders: setup.unsigned_orders,
-                folder: outside.folder.path().to_owned(),
-                cards: 100,
-            },
+            options,
             dialogs: Dialogs::new(DIALOG_IDLE),
+            recipients,
             transfers: Arc::new(Transfers::open(&outside.folder.path().join("chunks"), limits).unwrap()),
             large: Arc::new(Semaphore::new(2)),
         });

@@ -7,4 +7,5 @@ mod chunks;
 mod dialogs;
 mod lab;
 mod peers;
+mod pushes;
 mod replay;

@@ -19,7 +19,7 @@ use amtsbote_osci::codec::content::{
 };
 use amtsbote_osci::codec::order::{Answer, CardRule, CardSelection, FetchRule, Request};
 use amtsbote_osci::codec::signature::NoParts;
-use amtsbote_osci::{Freight, OsciPoller, Peer, Protection};
+use amtsbote_osci::{Freight, Inbound, OsciPoller, Peer, Protection};
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Method as HttpMethod, StatusCode};
@@ -226,19 +226,26 @@ async fn refusals_have_their_class() {
     assert_eq!(code.as_deref(), Some("recipient-refused"));
 }
 
-fn poller(local: &Lab, remote: &Lab) -> OsciPoller {
-    OsciPoller {
+pub(crate) fn inbound(local: &Lab) -> Inbound {
+    Inbound {
         name: "hub".to_owned(),
-        client: local.client("bob"),
-        peer: remote.peer(),
         account: "bob".parse().unwrap(),
         sender: "dept:bob".parse().unwrap(),
         recipient: "osci:bob".parse().unwrap(),
-        every: Duration::from_secs(60),
         intake: Arc::clone(&local.services.intake),
         store: Arc::clone(&local.services.store),
         metadata: Arc::new(NoMetadata),
         trust: Trust::default(),
+        clock: Arc::clone(&local.services.clock),
+    }
+}
+
+fn poller(local: &Lab, remote: &Lab) -> OsciPoller {
+    OsciPoller {
+        client: local.client("bob"),
+        peer: remote.peer(),
+        inbound: inbound(local),
+        every: Duration::from_secs(60),
         clock: Arc::clone(&local.services.clock),
     }
 }

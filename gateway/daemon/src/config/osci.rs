@@ -176,15 +176,17 @@ pub struct OsciPeerConfig {
     pub encrypt: bool,
     /// Time for one exchange.
     pub attempt: Duration,
-    /// Our mailbox there is fetched.
-    pub poll: Option<OsciPoll>,
+    /// Deliveries come in from there.
+    pub inbound: Option<OsciInbound>,
 }
 
-/// How a mailbox at another intermediary is fetched.
+/// How deliveries come in from another intermediary.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OsciPoll {
-    /// So often.
-    pub every: Duration,
+pub struct OsciInbound {
+    /// Our mailbox there is fetched so often.
+    pub poll: Option<Duration>,
+    /// It may push to us.
+    pub push: bool,
     /// In whose name deliveries come in.
     pub account: AccountName,
     /// Organisation they are for.
@@ -216,6 +218,7 @@ fn peer(mut section: Section<'_>, findings: &mut Findings) -> Option<OsciPeerCon
     let attempt = section.duration(findings, "attempt", Duration::from_secs(60));
     let polled = section.has("poll");
     let every = section.duration(findings, "poll", Duration::from_secs(60));
+    let push = section.flag(findings, "accept_pushes", false);
     let account = section.parsed::<AccountName>(
         findings,
         "account",
@@ -223,8 +226,10 @@ fn peer(mut section: Section<'_>, findings: &mut Findings) -> Option<OsciPeerCon
     );
     let organization =
         section.parsed::<PartyId>(findings, "organization", "name the organisation they are for");
-    let poll = match (polled, account, organization) {
-        (true, Some(account), Some(organization)) => Some(OsciPoll { every, account, organization }),
+    let inbound = match (polled || push, account, organization) {
+        (true, Some(account), Some(organization)) => {
+            Some(OsciInbound { poll: polled.then_some(every), push, account, organization })
+        }
         (true, None, _) => {
             section.issue(
                 findings,
@@ -252,7 +257,7 @@ fn peer(mut section: Section<'_>, findings: &mut Findings) -> Option<OsciPeerCon
         sign,
         encrypt,
         attempt,
-        poll,
+        inbound,
     })
 }
 

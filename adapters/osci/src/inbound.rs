@@ -1,0 +1,116 @@
+//! Deliveries that come from other people's intermediaries, fetched or pushed, on their way into a mailbox here.
+
+use std::sync::Arc;
+
+use amtsbote_core::delivery::Delivery;
+use amtsbote_core::intake::{Intake, IntakeError, Submission, Target, UnusableCertificate};
+use amtsbote_core::key::{AccountName, PartyId};
+use amtsbote_core::message::{ExternalId, IdScheme, IntakeKey, Message};
+use amtsbote_core::port::{Clock, MessageStore, StoreError};
+use amtsbote_core::route::Route;
+use bytes::Bytes;
+
+use crate::clients::Trust;
+use crate::codec::Problem;
+use crate::codec::block::{Certificates, check_ids, custom_headers};
+use crate::codec::card::ProcessCard;
+use crate::codec::content::ContentPackage;
+use crate::deliveries::{KeepError, carry, keep, plan, unspoken};
+use crate::reception::Received;
+use crate::services::MetadataCodec;
+
+/// Takes deliveries of one intermediary in.
+#[derive(Clone)]
+pub struct Inbound {
+    /// Name of the intermediary in the configuration.
+    pub name: String,
+    /// Account here in whose name deliveries come in; ids of deliveries are its.
+    pub account: AccountName,
+    /// Party that counts as their sender.
+    pub sender: PartyId,
+    /// Organisation they are for; somebody here has to serve it.
+    pub recipient: PartyId,
+    /// Takes deliveries.
+    pub intake: Arc<Intake>,
+    /// Stages contents.
+    pub store: Arc<dyn MessageStore>,
+    /// Metadata of XTA.
+    pub metadata: Arc<dyn MetadataCodec>,
+    /// Whom we trust.
+    pub trust: Trust,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Why a delivery was not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// Something is wrong with it.
+    #[error("the delivery: {0}")]
+    Content(#[from] Problem),
+    /// The store cannot.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no way for it.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    /// The disk cannot.
+    #[error("the disk failed")]
+    Io(#[from] std::io::Error),
+}
+
+impl From<KeepError> for NotTaken {
+    fn from(error: KeepError) -> Self {
+        match error {
+            KeepError::Store(error) => Self::Store(error),
+            KeepError::Read(error) => Self::Io(error),
+        }
+    }
+}
+
+impl Inbound {
+    /// Takes a delivery in; safe here when it returns. One that was taken before is recognised by its id.
+    pub(crate) async fn take(&self, received: Received, card: ProcessCard) -> Result<(), NotTaken> {
+        let certificates = Certificates::read(&received.envelope)?;
+        let custom = custom_headers(&received.envelope)?;
+        let planned = {
+            check_ids(&received.envelope)?;
+            let package = ContentPackage::of(&received.envelope)?;
+            package.check(&certificates, &received.part_ids(), &received)?;
+            plan(&package, &received)?
+        };
+        let said = match custom.iter().find(|header| header.is_metadata()) {
+            Some(header) => self.metadata.read(&header.text, &self.sender).await,
+            None => None,
+        };
+        let usual = unspoken().ok_or(Problem::Structure("a service without name"))?;
+        let mut metadata = said.unwrap_or(usual);
+        metadata.subject = card.subject.or(metadata.subject);
+        (metadata.recipient, metadata.area) = (Some(self.recipient.clone()), None);
+        let (inspections, _) = self.trust.inspect(&certificates, self.clock.now());
+        let (parts, payload) = keep(planned, &received, self.store.stage().await?).await?;
+        // One account may have mailboxes at several intermediaries, each with ids of its own.
+        let value = format!("{}/{}", self.name, card.message_id);
+        let value = value.parse().map_err(|_| Problem::Structure("a MessageId that is none"))?;
+        let submission = Submission {
+            key: IntakeKey { account: self.account.clone(), scheme: IdScheme::Osci, value },
+            sender: self.sender.clone(),
+            metadata,
+            parts,
+            payload,
+            external_ids: vec![ExternalId { scheme: IdScheme::Osci, value: card.message_id }],
+            carried: carry(&certificates, &custom, &inspections),
+            canonical: Vec::new(),
+            target: Target::LocalMailbox,
+            reserved: None,
+            unusable_certificate: UnusableCertificate::Wait,
+        };
+        self.intake.accept(submission, &nothing).await?;
+        Ok(())
+    }
+}
+
+/// Intermediaries need no answer that could be repeated.
+fn nothing(_: &Message, _: &Delivery, _: Option<&Route>) -> Bytes {
+    Bytes::new()
+}
