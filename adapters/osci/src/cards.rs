@@ -9,6 +9,7 @@ use amtsbote_core::id::MessageId;
 use amtsbote_core::mailbox::MailboxError;
 use amtsbote_core::message::CarriedKind;
 use amtsbote_core::port::{Cursor, StoredMessage, SubmissionFilter};
+use amtsbote_core::reservation::RESERVED_FOR;
 use amtsbote_core::submissions::SubmissionError;
 
 use crate::clients::Client;
@@ -128,11 +129,11 @@ impl Services {
             let (page, next) = self.submissions.list(&filter, after, PAGE).await.map_err(of_submissions)?;
             looked_at += PAGE;
             for entry in page {
-                let early = since.is_some_and(|since| is_before(entry.id, since));
-                if early {
+                if since.is_some_and(|since| was_given_long_before(entry.id, since)) {
                     return Ok((cards, false));
                 }
                 let stored = self.store.load(entry.id).await?;
+                let stored = stored.filter(|one| since.is_none_or(|since| came_since(one, since)));
                 cards.extend(stored.filter(|one| concerns(client, one, rule.part)).map(|one| card(&one)));
             }
             after = next;
@@ -158,8 +159,14 @@ fn seconds(at: Timestamp) -> i64 {
     at.as_second()
 }
 
-fn is_before(id: MessageId, since: Timestamp) -> bool {
-    id.accepted_at().is_some_and(|at| seconds(at) < seconds(since))
+/// Whether an id is so old that nothing that came since can have it: ids are given out before they are used.
+fn was_given_long_before(id: MessageId, since: Timestamp) -> bool {
+    id.accepted_at().is_some_and(|at| at.checked_add(RESERVED_FOR).is_ok_and(|latest| latest < since))
+}
+
+/// Whether a delivery was created then or later.
+pub(crate) fn came_since(stored: &StoredMessage, since: Timestamp) -> bool {
+    seconds(stored.message.received_at) >= seconds(since)
 }
 
 /// Whether the client has this part in a delivery. Clients without an account share one, so their certificates tell them apart.

@@ -185,13 +185,17 @@ impl OsciChannel {
         let mut id = id;
         if answered == Code::MessageIdUnusable.digits() && known.is_some() {
             // It was used: by an earlier attempt, or it was given out too long ago.
-            if is_there(&mut session, &id).await? {
+            if is_there(&mut session, &target, &id).await? {
                 return self.done(session, &target, message, &id).await;
             }
             id = self.new_id(&mut session, message).await?;
             answered = self.store_as(&mut session, &target, handover, &id).await?;
         }
         if !answered.starts_with('0') {
+            if target.receiver.is_some() {
+                // It would be answered the same under this id for ever; another is pushed anew.
+                self.ids.forget(message.id).await.map_err(|error| of_store(&error))?;
+            }
             let (class, code) = classify(&answered);
             return Err(failed(class, code, format!("the intermediary answered with code {answered}")));
         }
@@ -357,8 +361,9 @@ async fn append(mut file: File, bytes: Vec<u8>) -> Result<File, String> {
     written.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
-/// Whether the intermediary has a delivery of this id.
-async fn is_there(session: &mut Session, id: &str) -> Result<bool, DeliveryOutcome> {
+/// Whether the intermediary has a delivery of this id. One that it was to push counts only if it was received: otherwise nobody will
+/// push it again.
+async fn is_there(session: &mut Session, target: &Target<'_>, id: &str) -> Result<bool, DeliveryOutcome> {
     let selection = CardSelection::Ids(vec![id.to_owned()]);
     let rule = CardRule { selection, part: None, no_reception: false, limit: None };
     let answered = session.ask(&Request::FetchProcessCard(rule), Freight::default()).await;
@@ -366,7 +371,11 @@ async fn is_there(session: &mut Session, id: &str) -> Result<bool, DeliveryOutco
     let digits = first_digits(&answered.response);
     match answered.response.answer {
         Answer::FetchProcessCard(_, cards) if digits.starts_with('0') => {
-            Ok(cards.iter().any(|card| card.message_id == id && card.creation.is_some()))
+            let card = cards.iter().find(|card| card.message_id == id);
+            Ok(card.is_some_and(|card| match target.receiver {
+                None => card.creation.is_some(),
+                Some(_) => card.reception.is_some(),
+            }))
         }
         _ if digits == Code::NoCard.digits() => Ok(false),
         _ => {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use amtsbote_core::account::Role;
 use amtsbote_core::delivery::Face;
+use amtsbote_core::id::MessageId;
+use amtsbote_core::intake::Admission;
 use amtsbote_core::mailbox::MailboxError;
 use futures::StreamExt as _;
 
@@ -19,14 +21,12 @@ use crate::codec::content::chunk_container;
 use crate::codec::order::{Answer, ChunkInformation, FetchRule, Request};
 use crate::dialogs::{Transfer, challenge};
 use crate::orders::{Done, Order, Stop};
-use crate::reception::{Incoming, Limits, Received, Reception};
+use crate::reception::{Incoming, Limits, Part, Received, Reception};
 use crate::respond::{Content, Outgoing, Wire};
 use crate::server::{Failure, Understood, in_thread, understand};
 use crate::services::Services;
 use crate::transfers::{self, Begun, Outcome, TransferKey, digest_range};
 
-/// Content id of a chunk that comes in.
-const CHUNK_IN: &str = "ChunkBlobStoreDelivery";
 /// Content id of a chunk that goes out.
 const CHUNK_OUT: &str = "ChunkBlobFetchDelivery";
 const KIB: u64 = 1024;
@@ -81,9 +81,20 @@ impl Services {
                 None => self.told(order, outcome, begun.total).await,
             };
         }
-        let holder = self.ids.holder(id).await?;
-        if holder.is_none_or(|(holder, _)| holder != order.client.account.name) {
+        // All of it may be there since before a crash, and even be taken in.
+        let whole = begun.clone().filter(|begun| received.len() as u64 == begun.total);
+        let holder = self.ids.holder(id).await?.filter(|(holder, _)| *holder == order.client.account.name);
+        let is_usable = match (&holder, &whole) {
+            (Some(_), _) => true,
+            (None, Some(_)) => self.was_taken_in(order, id).await?,
+            (None, None) => false,
+        };
+        if !is_usable {
             return Err(Stop::code(Code::MessageIdUnusable));
+        }
+        let reserved = holder.and_then(|(_, reserved)| reserved);
+        if let Some(begun) = whole {
+            return self.finish_chunks(order, (id, reserved), subject, &transfer, &begun).await;
         }
         let over = begun.as_ref().is_some_and(|begun| {
             order.now.duration_since(begun.began).unsigned_abs() > self.transfers.limits.timeout
@@ -117,8 +128,8 @@ impl Services {
         if !room {
             return Err(Stop::code(Code::ExecutionFailed));
         }
-        let part = order.understood.received.part(CHUNK_IN).or(order.understood.received.parts().first());
-        let content = part.map(|part| order.understood.received.content(part));
+        let content =
+            chunk_part(&order.understood.received).map(|part| order.understood.received.content(part));
         let mut content = content.ok_or(Stop::code(Code::ChunkInformation))?;
         let begins = begun.is_none().then(|| Begun { began: order.now, ..announced.clone() });
         let kept = {
@@ -137,16 +148,28 @@ impl Services {
         if (received.len() as u64) < total {
             return Ok(partial(codes, None, None, shown(&received, Some(total), Some(number))));
         }
-        let outcome = self.join(order, id, subject, &transfer, total, &addressee).await?;
-        {
-            let (transfer, outcome) = (transfer.clone(), outcome.clone());
-            in_thread(move || transfer.end(&outcome)).await?.map_err(Failure::Io)?;
-        }
-        let mut done = self.told(order, &outcome, total).await?;
+        let mut done = self.finish_chunks(order, (id, reserved), subject, &transfer, &announced).await?;
         if let Answer::PartialStoreDelivery { chunk, .. } = &mut done.answer {
             chunk.number = Some(number);
         }
         Ok(done)
+    }
+
+    /// Everything is there: executes it, and notes how that turned out.
+    async fn finish_chunks(
+        &self,
+        order: &mut Order,
+        id: (&str, Option<MessageId>),
+        subject: Option<String>,
+        transfer: &transfers::Incoming,
+        begun: &Begun,
+    ) -> Result<Done, Stop> {
+        let outcome = self.join(order, id, subject, transfer, begun.total, &begun.addressee).await?;
+        {
+            let (transfer, outcome) = (transfer.clone(), outcome.clone());
+            in_thread(move || transfer.end(&outcome)).await?.map_err(Failure::Io)?;
+        }
+        self.told(order, &outcome, begun.total).await
     }
 
     /// What was announced fits what came before, and what came fits what was announced.
@@ -181,8 +204,8 @@ impl Services {
         if received.contains(&number) {
             return Err(Stop::code(Code::ChunkExists));
         }
-        let parts = order.understood.received.parts();
-        let length = parts.first().map(|part| order.understood.received.decoded_length(part));
+        let part = chunk_part(&order.understood.received);
+        let length = part.map(|part| order.understood.received.decoded_length(part));
         let fits = match length {
             Some(length) if number < total => length == size * KIB,
             Some(length) => length > 0 && length <= size * KIB,
@@ -198,11 +221,18 @@ impl Services {
         }
     }
 
-    /// All chunks are there: joins them and executes the order inside.
+    /// Whether a delivery of this id came from the client before.
+    async fn was_taken_in(&self, order: &Order, id: &str) -> Result<bool, Stop> {
+        let Ok(own) = id.parse::<MessageId>() else { return Ok(false) };
+        let stored = self.store.load(own).await?;
+        Ok(stored.is_some_and(|stored| stored.message.account == order.client.account.name))
+    }
+
+    /// All chunks are there: joins them and executes the order inside. If it was executed before, and nobody noted that, it is the same.
     async fn join(
         &self,
         order: &mut Order,
-        id: &str,
+        (id, reserved): (&str, Option<MessageId>),
         subject: Option<String>,
         transfer: &transfers::Incoming,
         total: u64,
@@ -247,7 +277,12 @@ impl Services {
         }
         let subject = inner_subject.clone().or(subject);
         let outer = std::mem::replace(&mut order.understood, inner);
-        let executed = self.store_delivery(order, Some(id), subject).await;
+        let executed = match self.take_in(order, id, reserved, subject).await {
+            Ok((Admission::New(proof) | Admission::Repeated(proof), codes)) => {
+                self.stored(order, proof.id(), codes).await
+            }
+            Err(stop) => Err(stop),
+        };
         let inner = std::mem::replace(&mut order.understood, outer);
         drop::<Understood>(inner);
         match executed {
@@ -417,6 +452,14 @@ impl Services {
         let name = format!("{}/{}", client.account.name, hex::encode(client.cipher.fingerprint()));
         let key = TransferKey { client: name, what: format!("{}/{}", transfer.id, transfer.size) };
         self.forget_package(&key).await
+    }
+}
+
+/// The part a chunk is: the only one.
+fn chunk_part(received: &Received) -> Option<&Part> {
+    match received.parts() {
+        [part] => Some(part),
+        _ => None,
     }
 }
 

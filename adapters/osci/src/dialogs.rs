@@ -40,6 +40,13 @@ pub struct Dialog {
     pub last_heard: Timestamp,
 }
 
+impl Dialog {
+    /// Whether its challenge was never answered.
+    fn is_unproven(&self) -> bool {
+        self.sequence == 0
+    }
+}
+
 /// A delivery that is being handed over in chunks.
 #[derive(Debug, Clone)]
 pub struct Transfer {
@@ -89,19 +96,33 @@ impl Dialogs {
         now.duration_since(dialog.last_heard).unsigned_abs() > self.idle
     }
 
-    /// Puts a dialog into the table, new or after one of its requests; `false` if there is no room for another.
-    pub fn put(&self, conversation: String, dialog: Dialog) -> bool {
+    /// Puts a new dialog into the table; `false` if there is no room for another.
+    ///
+    /// Anybody can open a dialog in the name of anybody's certificate, but only its owner can read the challenge. So dialogs nobody has
+    /// proven to own make room for others, the oldest first.
+    pub fn open(&self, conversation: String, dialog: Dialog) -> bool {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let now = dialog.last_heard;
         if open.len() >= DIALOGS_MAX {
             open.retain(|_, one| !self.is_over(one, now));
         }
-        let same = open.values().filter(|one| one.client.is(&dialog.client));
-        if same.filter(|one| !self.is_over(one, now)).count() >= PER_CLIENT || open.len() >= DIALOGS_MAX {
-            return false;
+        let alive = open.values().filter(|one| !self.is_over(one, now));
+        let of_client = alive.filter(|one| one.client.is(&dialog.client)).count();
+        let full = open.len() >= DIALOGS_MAX;
+        if full || of_client >= PER_CLIENT {
+            let unproven = open.iter().filter(|(_, one)| one.is_unproven());
+            let replaceable = unproven.filter(|(_, one)| full || one.client.is(&dialog.client));
+            let oldest = replaceable.min_by_key(|(_, one)| one.last_heard);
+            let Some(oldest) = oldest.map(|(conversation, _)| conversation.clone()) else { return false };
+            open.remove(&oldest);
         }
         open.insert(conversation, dialog);
         true
+    }
+
+    /// Puts a dialog back after one of its requests.
+    pub fn put_back(&self, conversation: String, dialog: Dialog) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(conversation, dialog);
     }
 
     /// Takes the dialog a request belongs to out of the table. Whatever does not fit ends it.

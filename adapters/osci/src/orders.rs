@@ -169,15 +169,34 @@ impl Services {
     ) -> Result<Done, Stop> {
         let id = id.ok_or(Stop::code(Code::NoMessageId))?.to_owned();
         let reserved = self.reserved(order, &id).await?;
+        match self.take_in(order, &id, reserved, subject).await? {
+            (Admission::New(proof), codes) => self.stored(order, proof.id(), codes).await,
+            // An id is used once, also for the same content.
+            (Admission::Repeated(_), _) => Err(Stop::code(Code::MessageIdUnusable)),
+        }
+    }
+
+    /// Hands a delivery for a mailbox here to core. Also the codes of warnings.
+    pub(crate) async fn take_in(
+        &self,
+        order: &Order,
+        id: &str,
+        reserved: Option<MessageId>,
+        subject: Option<String>,
+    ) -> Result<(Admission, Vec<Code>), Stop> {
         let (_, mailbox) = self.addressee(order)?;
         let (submission, codes) =
-            self.submission(order, (&id, reserved, true), mailbox, Target::LocalMailbox, subject).await?;
-        let accepted = match self.intake.accept(submission, &nothing_to_repeat).await {
-            Ok(Admission::New(proof)) => proof.id(),
-            // An id is used once, also for the same content.
-            Ok(Admission::Repeated(_)) => return Err(Stop::code(Code::MessageIdUnusable)),
-            Err(error) => return Err(of_intake(error)),
-        };
+            self.submission(order, (id, reserved, true), mailbox, Target::LocalMailbox, subject).await?;
+        Ok((self.intake.accept(submission, &nothing_to_repeat).await.map_err(of_intake)?, codes))
+    }
+
+    /// What is said about a delivery that is stored now.
+    pub(crate) async fn stored(
+        &self,
+        order: &Order,
+        accepted: MessageId,
+        codes: Vec<Code>,
+    ) -> Result<Done, Stop> {
         let stored = self.store.load(accepted).await?.ok_or(StoreError::Removed { id: accepted })?;
         let card = crate::cards::card(&stored);
         let codes = [order.success()].into_iter().chain(codes).collect();
@@ -439,6 +458,15 @@ impl Services {
         Ok(found)
     }
 
+    /// Whether a delivery was created then or later. Its id may be older.
+    async fn came_since(&self, id: MessageId, since: Timestamp) -> Result<bool, Failure> {
+        if id.accepted_at().is_some_and(|at| at >= since) {
+            return Ok(true);
+        }
+        let stored = self.store.load(id).await?;
+        Ok(stored.is_some_and(|stored| crate::cards::came_since(&stored, since)))
+    }
+
     /// Messages that wait for the client, and whether there are more than the first.
     async fn waiting(
         &self,
@@ -450,10 +478,13 @@ impl Services {
             let mut after = None;
             loop {
                 let places = self.mailboxes.look(account, mailbox, after, PAGE).await?;
-                let wanted = places.iter().filter(|place| {
-                    since.is_none_or(|since| place.id.accepted_at().is_some_and(|at| at >= since))
-                });
-                found.extend(wanted.map(|place| place.id));
+                for place in &places {
+                    let wanted = match since {
+                        None => true,
+                        Some(since) => self.came_since(place.id, since).await?,
+                    };
+                    found.extend(wanted.then_some(place.id));
+                }
                 after = places.last().copied().filter(|_| places.len() == PAGE && found.len() < 2);
                 if after.is_none() {
                     break;

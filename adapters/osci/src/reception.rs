@@ -11,7 +11,7 @@ use amtsbote_soap::base64::Base64Decoder;
 use amtsbote_soap::document::DocumentLimits;
 use openssl::hash::Hasher;
 
-use crate::codec::algorithm::{Digest, Policy};
+use crate::codec::algorithm::{Digest, Mode, Policy};
 use crate::codec::cipher::Decryptor;
 use crate::codec::encryption::{EncryptedData, Method, PART_ID, read_envelope};
 use crate::codec::envelope::{Envelope, Parsed, PeerFault, parse};
@@ -246,7 +246,13 @@ impl Reception {
                     spooled,
                 })))
             }
-            Stage::Opened(method) => open(&self.limits, method, self.spool.finish()?),
+            Stage::Opened(method) => match open(&self.limits, method, self.spool.finish()?) {
+                // Without a tag what came out may be garbage, and what is wrong with it would tell something about it.
+                Err(ReceptionError::Problem(_)) if method.symmetric.mode != Mode::Gcm => {
+                    Err(Undecryptable.into())
+                }
+                opened => opened,
+            },
             Stage::Fault(fault) => Ok(Incoming::Fault(fault)),
             Stage::Root(_) | Stage::Locked(_) | Stage::Cipher(..) => {
                 Err(Problem::Structure("the encrypted part is missing").into())
@@ -259,7 +265,7 @@ fn xml_limits(bytes: usize) -> DocumentLimits {
     DocumentLimits { bytes, ..DocumentLimits::default() }
 }
 
-/// Takes what was decrypted apart. What is wrong now was wrong before it was encrypted, so it may be told.
+/// Takes what was decrypted apart.
 fn open(limits: &Limits, method: Method, spooled: Spooled) -> Result<Incoming, ReceptionError> {
     let mut reader = MimeReader::default();
     let (mut xml, mut envelope) = (Vec::new(), None);

@@ -57,9 +57,20 @@ async fn serve(services: Arc<Services>, request: HttpRequest) -> Response {
         Ok(room) => room,
         Err(problem) => return problem.into_response(),
     };
-    let answered = handle(&services, body).await;
-    drop(room);
-    match answered {
+    let received = match receive(&services, body).await {
+        Ok(received) => received,
+        Err(failure) => return fault(&services, &failure),
+    };
+    // Once it is here it is finished, whether its client waits or not.
+    let work = {
+        let services = Arc::clone(&services);
+        async move {
+            let answered = handle(&services, received).await;
+            drop(room);
+            answered
+        }
+    };
+    match tokio::spawn(tracing::Instrument::in_current_span(work)).await.unwrap_or(Err(Failure::Worker)) {
         Ok(wire) => wire.into_response(),
         Err(failure) => fault(&services, &failure),
     }
@@ -274,8 +285,8 @@ struct Wrap {
     encrypt: Option<(Method, Certificate)>,
 }
 
-async fn handle(services: &Services, body: Body) -> Result<Wire, Failure> {
-    let received = match receive(services, body).await? {
+async fn handle(services: &Services, received: Incoming) -> Result<Wire, Failure> {
+    let received = match received {
         Incoming::Message(received) => *received,
         Incoming::Fault(_) => return Err(Problem::NotAnOrder("it is a fault").into()),
     };
@@ -307,7 +318,7 @@ async fn handle(services: &Services, body: Body) -> Result<Wire, Failure> {
 async fn judge(
     services: &Services,
     understood: Understood,
-    dialog: Option<Dialog>,
+    mut dialog: Option<Dialog>,
     now: Timestamp,
 ) -> Result<Order, Failure> {
     let accounts = services.accounts.load();
@@ -331,8 +342,8 @@ async fn judge(
     };
     if let Some(id) = dialog.as_ref().and_then(|dialog| dialog.handed_over) {
         services.acknowledge(&client, id).await?;
-        if let Some(transfer) = dialog.as_ref().and_then(|dialog| dialog.transfer.as_ref()) {
-            services.forget_transfer(&client, transfer).await?;
+        if let Some(transfer) = dialog.as_mut().and_then(|dialog| dialog.transfer.take()) {
+            services.forget_transfer(&client, &transfer).await?;
         }
     }
     let mut refused = match &understood.signature {
@@ -394,7 +405,7 @@ fn wrap(services: &Services, order: Order, done: &Done, now: Timestamp) -> Resul
                 transfer: None,
                 last_heard: now,
             };
-            if done.is_success() && !services.dialogs.put(opened.clone(), dialog) {
+            if done.is_success() && !services.dialogs.open(opened.clone(), dialog) {
                 tracing::warn!("A client has too many dialogs open.");
                 return Err(Failure::Code(Code::Internal));
             }
@@ -411,7 +422,7 @@ fn wrap(services: &Services, order: Order, done: &Done, now: Timestamp) -> Resul
                 ..dialog
             };
             let conversation = control.conversation.clone().unwrap_or_default();
-            services.dialogs.put(conversation, next);
+            services.dialogs.put_back(conversation, next);
         }
         (_, None) => {
             (control.conversation, control.sequence) = (Some(conversation(entropy)), Some(0));

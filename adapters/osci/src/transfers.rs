@@ -143,7 +143,14 @@ impl Transfers {
     pub(crate) fn has_room(&self, key: &TransferKey, way: &str) -> io::Result<bool> {
         let folder = self.root.join(way).join(digest(&key.client));
         match fs::read_dir(folder) {
-            Ok(entries) => Ok(entries.count() < PER_CLIENT),
+            Ok(entries) => {
+                let mut running = 0;
+                for entry in entries {
+                    // What is over is kept only so that its client can be told.
+                    running += usize::from(!entry?.path().join(OUTCOME).exists());
+                }
+                Ok(running < PER_CLIENT)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(error),
         }
@@ -288,8 +295,15 @@ impl Outgoing {
     }
 
     /// The package is whole. After a crash it may be made anew, so nothing has to be durable.
+    /// Whoever comes second gets what the first one made.
     pub(crate) fn freeze(&self, file: tempfile::NamedTempFile) -> io::Result<File> {
-        file.persist(self.folder.join(PACKAGE)).map_err(|error| error.error)
+        match file.persist_noclobber(self.folder.join(PACKAGE)) {
+            Ok(file) => Ok(file),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+                File::open(self.folder.join(PACKAGE))
+            }
+            Err(error) => Err(error.error),
+        }
     }
 
     /// It was received.

@@ -141,6 +141,7 @@ fn trust(config: &OsciConfig) -> Result<Trust, StartError> {
 /// How the intermediary behaves. `folder`: where files without a name may lie.
 fn options(config: &OsciConfig, folder: &Path) -> OsciOptions {
     for (on, key) in [
+        (config.legacy_ciphers, "osci.legacy_ciphers"),
         (config.rsa15, "osci.dangerously_accept_rsa15"),
         (config.unsigned_orders, "osci.dangerously_accept_unsigned_orders"),
     ] {

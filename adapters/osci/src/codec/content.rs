@@ -21,6 +21,8 @@ use super::signature::{NewReference, PartDigests, Reference, Signature, matches,
 
 /// Containers inside of each other.
 const NESTING_MAX: usize = 16;
+/// Signatures of one container.
+const SIGNATURES_MAX: usize = 16;
 
 /// The contents of a delivery as they travel: encrypted ones and containers, in the order they came.
 #[derive(Debug, Clone, Copy)]
@@ -124,20 +126,7 @@ impl<'d> ContentPackage<'d> {
     /// [`Problem::Structure`] if base64 is none.
     pub fn items(&self) -> Result<Vec<Item<'d>>, Problem> {
         let mut items = Vec::new();
-        for one in self.0.descendants() {
-            if one.is(OSCI, "Content") {
-                let id = one.attribute("Id").unwrap_or_default();
-                if let Some(part) = one.attribute("href").and_then(|href| href.strip_prefix("cid:")) {
-                    items.push(Item::Part { id, part });
-                } else if let Some(inline) = one.child(OSCI, "Base64Content") {
-                    let bytes =
-                        decode(&inline.text()).ok_or(Problem::Structure("a content that is no base64"))?;
-                    items.push(Item::Inline { id: inline.attribute("Id").unwrap_or_default(), bytes });
-                }
-            } else if one.is(XENC, "EncryptedData") {
-                items.push(Item::Sealed { id: one.attribute("Id"), xml: canonical(one) });
-            }
-        }
+        collect(self.0, &mut items)?;
         Ok(items)
     }
 
@@ -173,9 +162,34 @@ impl<'d> ContentPackage<'d> {
     }
 }
 
+/// What is inside of something sealed is its reader's business.
+fn collect<'d>(element: ElementRef<'d>, items: &mut Vec<Item<'d>>) -> Result<(), Problem> {
+    for one in element.children() {
+        if one.is(XENC, "EncryptedData") {
+            items.push(Item::Sealed { id: one.attribute("Id"), xml: canonical(one) });
+            continue;
+        }
+        if one.is(OSCI, "Content") {
+            let id = one.attribute("Id").unwrap_or_default();
+            if let Some(part) = one.attribute("href").and_then(|href| href.strip_prefix("cid:")) {
+                items.push(Item::Part { id, part });
+            } else if let Some(inline) = one.child(OSCI, "Base64Content") {
+                let bytes =
+                    decode(&inline.text()).ok_or(Problem::Structure("a content that is no base64"))?;
+                items.push(Item::Inline { id: inline.attribute("Id").unwrap_or_default(), bytes });
+            }
+        }
+        collect(one, items)?;
+    }
+    Ok(())
+}
+
 fn check_sealed(data: ElementRef<'_>, certificates: &Certificates) -> Result<(), Problem> {
     if data.descendants().any(|one| one.is(DS, "MgmtData")) {
         return Err(Problem::Structure("a key that everybody can read"));
+    }
+    if data.descendants().skip(1).any(|one| one.is(XENC, "EncryptedData")) {
+        return Err(Problem::Structure("encrypted data inside of encrypted data"));
     }
     let references = data.descendants().filter(|one| one.is(DS, "RetrievalMethod"));
     for reference in references {
@@ -225,16 +239,23 @@ pub fn verify_container<'c>(
     parts: &dyn PartDigests,
 ) -> Result<Vec<&'c Certificate>, Problem> {
     let mut signers = Vec::new();
-    for element in container.children().filter(|one| one.is(DS, "Signature")) {
+    for (number, element) in container.children().filter(|one| one.is(DS, "Signature")).enumerate() {
+        if number == SIGNATURES_MAX {
+            return Err(Problem::Structure("too many signatures"));
+        }
         let signature = Signature::read(element)?;
         let entry = certificates.by_id(&signature.key);
         let signer = &entry.ok_or(Problem::Signature("it is nobody's"))?.certificate;
+        // What is referred to may be large, so nobody but the signer makes us digest it, and once.
+        signature.verify(signer)?;
         let mut covered = BTreeSet::new();
         for reference in &signature.references {
+            if !covered.insert(reference.uri.as_str()) {
+                return Err(Problem::Signature("the same is referred to twice"));
+            }
             if !agrees(container, element, reference, parts)? {
                 return Err(Problem::Signature("a digest"));
             }
-            covered.insert(reference.uri.as_str());
         }
         for content in container.children().filter(|one| one.is(OSCI, "Content")) {
             let inline = content.child(OSCI, "Base64Content");
@@ -245,7 +266,6 @@ pub fn verify_container<'c>(
                 return Err(Problem::NotAllSigned(format!("#{id}")));
             }
         }
-        signature.verify(signer)?;
         signers.push(signer);
     }
     Ok(signers)

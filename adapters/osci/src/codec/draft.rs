@@ -22,6 +22,15 @@ pub struct Signer<'a> {
     pub key: String,
 }
 
+/// What we wrote ourselves is not limited: canonical forms of what was taken in can be much larger than it was.
+const OWN: DocumentLimits = DocumentLimits {
+    bytes: u32::MAX as usize,
+    depth: 128,
+    attributes: 1 << 16,
+    value: u32::MAX as usize,
+    nodes: u32::MAX as usize,
+};
+
 /// A part that goes along: its content id, and the digest of its bytes by the signer's algorithm.
 pub type PartDigest = (String, Vec<u8>);
 
@@ -68,7 +77,7 @@ impl Draft {
     pub fn finish(self, signer: Option<&Signer<'_>>, parts: &[PartDigest]) -> Result<String, Problem> {
         let unsigned = self.text("");
         let Some(signer) = signer else { return Ok(unsigned) };
-        let document = Document::parse(unsigned.into_bytes(), DocumentLimits::default())?;
+        let document = Document::parse(unsigned.into_bytes(), OWN)?;
         let header = document.root().child(SOAP, "Header").ok_or(Problem::Structure("no Header"))?;
         let body = document.root().child(SOAP, "Body");
         let digest = signer.algorithm.digest;

@@ -1,6 +1,7 @@
 //! Messages in chunks, with everything that can go wrong between the first and the last.
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use amtsbote_osci::codec::compose::{Extras, request};
 use amtsbote_osci::codec::content::ContentPackage;
 use amtsbote_osci::codec::mime::{close_package, open_package};
 use amtsbote_osci::codec::order::{Answer, ChunkInformation, FetchRule, Request};
-use amtsbote_osci::{Answered, Freight, Session};
+use amtsbote_osci::{Answered, DialogError, Freight, Session};
 use sha2::{Digest as _, Sha256};
 
 use crate::lab::{KEYS, Lab, certificates_for, digits, fetch, package, store_order};
@@ -41,6 +42,10 @@ struct Chunk<'a> {
 
 impl Chunk<'_> {
     async fn send(&self, session: &mut Session) -> Answered {
+        self.try_send(session).await.unwrap()
+    }
+
+    async fn try_send(&self, session: &mut Session) -> Result<Answered, DialogError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(self.bytes).unwrap();
         let chunk = ChunkInformation {
@@ -59,7 +64,7 @@ impl Chunk<'_> {
             self.bytes.len() as u64,
             Sha256::digest(self.bytes).into(),
         );
-        session.ask(&order, freight).await.unwrap()
+        session.ask(&order, freight).await
     }
 }
 
@@ -120,6 +125,56 @@ async fn chunks_come_in_any_order_and_over_restarts_and_make_one_delivery() {
         ContentPackage::of(&fetched.received.envelope).unwrap().canonical_children(),
         package(&content)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_taken_in_at_the_end_is_taken_in_once_it_can_be() {
+    let lab = Lab::start().await;
+    let mut alice = lab.dialog("alice").await;
+    let id = alice.message_id().await.unwrap();
+    let whole = inner(&id, "bob", b"content");
+    let chunk = Chunk { id: &id, to: "bob", number: 1, size: 100, total: 1, bytes: &whole };
+    // The disk is full when everything is there.
+    lab.outside.store.set_full(true);
+    assert!(chunk.try_send(&mut alice).await.is_err());
+    assert_eq!(lab.stored(), 0);
+    lab.outside.store.set_full(false);
+    let mut alice = lab.dialog("alice").await;
+    let told = info(&mut alice, &id).await;
+    assert_eq!((digits(&told), chunk_of(&told).1), (vec!["0801", "3950"], vec!["0801"]));
+    assert_eq!(lab.stored(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_in_before_a_crash_is_not_taken_in_twice() {
+    let lab = Lab::start().await;
+    let mut alice = lab.dialog("alice").await;
+    let id = alice.message_id().await.unwrap();
+    let whole = inner(&id, "bob", &[b'x'; 10 * KIB]);
+    let total = whole.len().div_ceil(5 * KIB) as u64;
+    let pieces = whole.chunks(5 * KIB).zip(1..);
+    let mut pieces: Vec<Chunk<'_>> =
+        pieces.map(|(bytes, number)| Chunk { id: &id, to: "bob", number, size: 5, total, bytes }).collect();
+    let last = pieces.pop().unwrap();
+    for chunk in pieces {
+        chunk.send(&mut alice).await;
+    }
+    let transfers = lab.outside.folder.path().join("chunks/in");
+    let only = |folder: &Path| std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let transfer = only(&only(&transfers));
+    let files = || std::fs::read_dir(&transfer).unwrap().map(|file| file.unwrap().path());
+    let before: Vec<(PathBuf, Vec<u8>)> =
+        files().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    assert_eq!(chunk_of(&last.send(&mut alice).await).1, ["0801"]);
+    // As if nobody had got to noting how it turned out.
+    std::fs::remove_file(transfer.join("outcome.json")).unwrap();
+    for (path, bytes) in before {
+        std::fs::write(path, bytes).unwrap();
+    }
+    std::fs::write(transfer.join(format!("{total}.chunk")), last.bytes).unwrap();
+    let told = info(&mut alice, &id).await;
+    assert_eq!((digits(&told), chunk_of(&told).1), (vec!["0801", "3950"], vec!["0801"]));
+    assert_eq!(lab.stored(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

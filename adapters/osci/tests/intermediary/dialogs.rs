@@ -253,13 +253,31 @@ async fn what_came_by_other_ways_is_put_into_a_container() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dialogs_that_strangers_open_in_a_clients_name_do_not_keep_it_out() {
+    let lab = Lab::start().await;
+    let client = lab.client("alice");
+    let mut own = client.open(lab.peer()).await.unwrap();
+    own.message_id().await.unwrap();
+    // Whoever has the certificate can open these, but read none of the challenges.
+    for _ in 0..120 {
+        client.open(lab.peer()).await.unwrap();
+    }
+    own.message_id().await.unwrap();
+    let mut another = client.open(lab.peer()).await.unwrap();
+    another.message_id().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_do_not_have_dialogs_without_number() {
     let lab = Lab::start().await;
     let client = lab.client("alice");
     let mut sessions = Vec::new();
     let refused = loop {
         match client.open(lab.peer()).await {
-            Ok(session) => sessions.push(session),
+            Ok(mut session) => {
+                session.message_id().await.unwrap();
+                sessions.push(session);
+            }
             Err(error) => break error,
         }
         assert!(sessions.len() <= 100);

@@ -132,6 +132,8 @@ pub(crate) struct Setup {
 /// How another intermediary is used.
 #[derive(Clone)]
 pub(crate) struct Hub {
+    /// Where it pushes our deliveries to, if they do not go into a mailbox there.
+    pub(crate) receiver: Option<Url>,
     pub(crate) peer: Peer,
     /// Whose keys we have there.
     pub(crate) own: &'static str,
@@ -234,7 +236,11 @@ impl Lab {
         let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
         if let Some(hub) = &setup.hub {
             let mut office = account("office", &[Role::Reader], &["osci:office"], &KEYS["mallory"]);
-            office.channel = LocalChannel::Push(ChannelKind::Osci, "osci://hub".into());
+            let address = match &hub.receiver {
+                None => "osci://hub".to_owned(),
+                Some(receiver) => format!("{}#{receiver}", hub.peer.url),
+            };
+            office.channel = LocalChannel::Push(ChannelKind::Osci, address.into());
             accounts.push(office);
             let limits = Limits {
                 xml: 8 << 20,

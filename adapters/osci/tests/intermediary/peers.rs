@@ -28,7 +28,7 @@ use axum::response::IntoResponse as _;
 use crate::lab::{Hub, KEYS, Lab, NoMetadata, Setup, certificates_for, fetch, store_order};
 
 fn hub(remote: &Lab, protection: Protection) -> Hub {
-    Hub { peer: remote.peer(), own: "alice", recipient: "bob", protection }
+    Hub { peer: remote.peer(), own: "alice", recipient: "bob", protection, receiver: None }
 }
 
 async fn behind(hub: Hub) -> Lab {
@@ -209,6 +209,19 @@ async fn whatever_is_lost_on_the_way_the_mailbox_gets_it_once() {
         assert_eq!((state, attempts), (State::Delivered, expected), "{lose} {after_it_was_taken}");
         assert_eq!(remote.stored(), 1, "{lose} {after_it_was_taken}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_pushed_is_pushed_again() {
+    let believed = KEYS["intermediary"].signature.certificate().clone();
+    let recipient = Lab::with(Setup { pushed_by: Some(believed), ..Setup::default() }).await;
+    let recipient = Arc::new(recipient);
+    let way = unreliable(Arc::clone(&recipient), 1, false).await.url;
+    let remote = Lab::with(Setup { push_to: vec![way.clone()], ..Setup::default() }).await;
+    let local = behind(Hub { receiver: Some(way), ..hub(&remote, Protection::default()) }).await;
+    let id = submit(&local, b"<antrag/>", b"").await;
+    assert_eq!(ended(&local, id).await, (State::Delivered, 2));
+    assert_eq!(recipient.stored(), 1, "it is where it was to go");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -129,7 +129,7 @@ async fn recorded_conversations_are_understood_again() {
                     transfer: None,
                     last_heard: amtsbote_core::port::Clock::now(lab.outside.clock.as_ref()),
                 };
-                assert!(lab.services.dialogs.put(conversation.clone(), dialog));
+                lab.services.dialogs.put_back(conversation.clone(), dialog);
             }
             let reply =
                 lab.http.exchange(HttpMethod::POST, lab.url(), HeaderMap::new(), bytes.into()).await.unwrap();
