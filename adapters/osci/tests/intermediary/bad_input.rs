@@ -10,13 +10,14 @@ use amtsbote_osci::codec::certificate::{Certificate, Identity};
 use amtsbote_osci::codec::cipher::{Encryptor, IvLength, generate_key};
 use amtsbote_osci::codec::code::{Code, Language};
 use amtsbote_osci::codec::compose::{Extras, request, response};
+use amtsbote_osci::codec::content::{NewContainer, NewContent};
 use amtsbote_osci::codec::draft::{Signer, write_fault};
 use amtsbote_osci::codec::encryption::{Method, write_envelope};
 use amtsbote_osci::codec::envelope::PeerFault;
 use amtsbote_osci::codec::mime::{close_package, open_package};
 use amtsbote_osci::codec::order::{Answer, CardRule, CardSelection, FetchRule, Request, Response};
 use amtsbote_osci::reception::{Incoming, Limits, Reception};
-use amtsbote_osci::{Freight, Own};
+use amtsbote_osci::{DialogError, Freight, Own};
 use axum::http::{HeaderMap, Method as HttpMethod};
 
 use crate::lab::{KEYS, Lab, Setup, certificates_for, digits, fetch, folder, letter, package, store_order};
@@ -343,4 +344,60 @@ async fn a_full_store_is_a_fault_of_the_supplier_and_costs_no_id() {
     lab.outside.store.set_full(false);
     let stored = client.once(&lab.peer(), &store_order(&id, "s"), letter("bob", b"1")).await.unwrap();
     assert_eq!(digits(&stored), ["0800"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packages_that_are_made_to_cost_are_refused() {
+    let lab = Lab::start().await;
+    let mut alice = lab.dialog("alice").await;
+    let sealed = |inner: &str| {
+        format!(
+            "<xenc:EncryptedData xmlns:xenc=\"http://www.w3.org/2001/04/xmlenc#\">{inner}</xenc:EncryptedData>"
+        )
+    };
+    let signed = NewContainer { contents: vec![NewContent::Inline(b"x".to_vec())] };
+    let signed = signed.finish(Some(&KEYS["alice"].signature)).unwrap();
+    let from = signed.find("<ds:Reference").unwrap();
+    let until = signed.rfind("</ds:Reference>").unwrap() + "</ds:Reference>".len();
+    let twice = signed.replace(&signed[from..until], &signed[from..until].repeat(2));
+    let from = signed.find("<ds:Signature").unwrap();
+    let until = signed.find("</ds:Signature>").unwrap() + "</ds:Signature>".len();
+    let masses = signed.replace(&signed[from..until], &signed[from..until].repeat(17));
+    for (name, package) in [
+        ("sealed within sealed", sealed(&sealed(""))),
+        ("the same referred to twice", twice),
+        ("masses of signatures", masses),
+    ] {
+        let id = alice.message_id().await.unwrap();
+        let freight = Freight::delivery(package, certificates_for("bob"));
+        let answered = alice.ask(&store_order(&id, "s"), freight).await;
+        assert!(
+            !matches!(&answered, Ok(answered) if answered.response.feedback.is_success()),
+            "{name}: {answered:?}"
+        );
+        alice = lab.dialog("alice").await;
+    }
+    assert_eq!(lab.stored(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_taken_in_can_be_handed_out() {
+    let lab = Lab::start().await;
+    let mut alice = lab.dialog("alice").await;
+    let id = alice.message_id().await.unwrap();
+    // Each of these repeats all declarations once it stands alone.
+    let package = package(b"x") + &"<osci:ContentContainer></osci:ContentContainer>".repeat(90_000);
+    let freight = Freight::delivery(package, certificates_for("bob"));
+    let stored = alice.ask(&store_order(&id, "s"), freight).await.unwrap();
+    assert!(stored.response.feedback.is_success(), "{:?}", stored.response.feedback);
+    lab.settle().await;
+    let next = lab.store("alice", "bob", "s", b"behind it").await;
+    let client = lab.client("bob");
+    let mut bob = client.open(lab.peer()).await.unwrap();
+    // Our own client does not want to read as much; the intermediary has written it.
+    let refused = bob.ask(&Request::FetchDelivery(FetchRule::Id(id)), Freight::default()).await;
+    assert!(matches!(refused, Err(DialogError::Answer(_))), "{refused:?}");
+    let mut bob = client.open(lab.peer()).await.unwrap();
+    let fetched = bob.ask(&Request::FetchDelivery(FetchRule::Id(next)), Freight::default()).await.unwrap();
+    assert!(matches!(fetched.response.answer, Answer::FetchDelivery(_, Some(_))));
 }
