@@ -1,6 +1,7 @@
 //! Amtsbote as a process with a mailbox destination, measured from outside.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
@@ -33,6 +34,7 @@ pub struct Gateway {
     process: Child,
     pid: u32,
     target: Target,
+    osci: Option<SocketAddr>,
     department: Client,
     runs: usize,
 }
@@ -97,9 +99,15 @@ impl Gateway {
             process,
             pid: u32::try_from(ready["pid"].as_u64().context("no pid")?)?,
             target,
+            osci: ready["osci"].as_str().map(str::parse).transpose()?,
             department: Client::new(tls, options)?,
             runs: 0,
         })
+    }
+
+    /// Where the OSCI intermediary listens, if there is one.
+    pub fn osci(&self) -> Option<SocketAddr> {
+        self.osci
     }
 
     /// Kills the gateway and starts it again; the time until it is ready.

@@ -33,3 +33,18 @@ fn envelopes_and_packages_are_read_beside_libxml2() {
         assert!(line[rate].as_f64().unwrap() > 0.0, "{line}");
     }
 }
+
+#[test]
+fn deliveries_are_stored_and_fetched_by_osci() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_osci"))
+        .args(["--quick", "--disk"])
+        .arg(std::env::temp_dir())
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    let line: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    for rate in ["store_s", "fetch_s", "store_mb_s", "fetch_mb_s"] {
+        assert!(line[rate].as_f64().unwrap() > 0.0, "{line}");
+    }
+}

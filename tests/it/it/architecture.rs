@@ -66,6 +66,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "amtsbote-http",
             "amtsbote-soap",
             "amtsbote-xta",
+            "amtsbote-osci",
         ],
         "generators and the committer alone",
     ),
