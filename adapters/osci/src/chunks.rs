@@ -341,7 +341,12 @@ impl Services {
             }
         };
         let key = TransferKey { client: order.client_name(), what: format!("{id}/{size}") };
-        let file = self.frozen(order, &stored, &key, rule).await?;
+        let file = match self.frozen(&key).await? {
+            Some(file) => file,
+            // What the client has is of a package that is gone; another one's chunks do not fit to it.
+            None if !wanted.received.is_empty() => return Err(Stop::code(Code::ChunkInformation)),
+            None => self.freeze(order, &stored, &key, rule).await?,
+        };
         let length = file.metadata().map_err(Failure::Io)?.len();
         let total = length.div_ceil(size * KIB);
         if total <= 1 {
@@ -386,8 +391,14 @@ impl Services {
         Ok(Done { package, parts, ..Done::found(answer, vec![order.success()]) })
     }
 
-    /// The package of a delivery, made once and the same for all its chunks.
-    async fn frozen(
+    /// The package of a delivery that was begun to be handed out.
+    async fn frozen(&self, key: &TransferKey) -> Result<Option<File>, Failure> {
+        let outgoing = self.transfers.outgoing(key);
+        Ok(in_thread(move || outgoing.package()).await??)
+    }
+
+    /// Makes the package of a delivery, once and the same for all its chunks.
+    async fn freeze(
         &self,
         order: &Order,
         stored: &amtsbote_core::port::StoredMessage,
@@ -395,13 +406,6 @@ impl Services {
         rule: &FetchRule,
     ) -> Result<File, Stop> {
         let outgoing = self.transfers.outgoing(key);
-        let there = {
-            let outgoing = outgoing.clone();
-            in_thread(move || outgoing.package()).await?.map_err(Failure::Io)?
-        };
-        if let Some(file) = there {
-            return Ok(file);
-        }
         let (now, transfers, own) = (order.now, Arc::clone(&self.transfers), key.clone());
         let room = in_thread(move || transfers.sweep(now).and_then(|()| transfers.has_room(&own, "out")));
         if !room.await?.map_err(Failure::Io)? {

@@ -288,6 +288,23 @@ async fn a_delivery_goes_out_in_chunks_that_fit_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn chunks_of_two_packages_are_not_mixed() {
+    let lab = Lab::start().await;
+    lab.store("alice", "bob", "s", &[b'x'; 50_000]).await;
+    let mut bob = lab.dialog("bob").await;
+    let mut ask = async |number: u64, received: Vec<u64>| {
+        let (number, size) = (Some(number), Some(20));
+        let chunk = ChunkInformation { number, size, received, ..ChunkInformation::default() };
+        bob.ask(&Request::PartialFetchDelivery(FetchRule::Next, chunk), Freight::default()).await.unwrap()
+    };
+    assert_eq!(digits(&ask(1, Vec::new()).await), ["0801"]);
+    std::fs::remove_dir_all(lab.outside.folder.path().join("chunks/out")).unwrap();
+    std::fs::create_dir(lab.outside.folder.path().join("chunks/out")).unwrap();
+    assert_eq!(digits(&ask(2, vec![1]).await), ["9905"]);
+    assert_eq!(digits(&ask(1, Vec::new()).await), ["0801"], "from the beginning");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn half_a_delivery_was_not_received() {
     let lab = Lab::start().await;
     let id = lab.store("alice", "bob", "s", &[b'x'; 50_000]).await;
