@@ -23,7 +23,7 @@ use crate::dialogs::{Transfer, challenge};
 use crate::orders::{Done, Order, Stop};
 use crate::reception::{Incoming, Limits, Part, Received, Reception};
 use crate::respond::{Content, Outgoing, Wire};
-use crate::server::{Failure, Understood, in_thread, understand};
+use crate::server::{Failure, in_thread, understand};
 use crate::services::Services;
 use crate::transfers::{self, Begun, Outcome, TransferKey, digest_range};
 
@@ -276,15 +276,14 @@ impl Services {
             return Ok(failed(&[problem.code()]));
         }
         let subject = inner_subject.clone().or(subject);
-        let outer = std::mem::replace(&mut order.understood, inner);
+        let outer = std::mem::replace(&mut order.understood, Arc::new(inner));
         let executed = match self.take_in(order, id, reserved, subject).await {
             Ok((Admission::New(proof) | Admission::Repeated(proof), codes)) => {
                 self.stored(order, proof.id(), codes).await
             }
             Err(stop) => Err(stop),
         };
-        let inner = std::mem::replace(&mut order.understood, outer);
-        drop::<Understood>(inner);
+        order.understood = outer;
         match executed {
             Ok(done) => Ok(Outcome { codes: digits(&done.codes), message: done.stored }),
             Err(Stop::Code(codes)) => Ok(failed(&codes)),

@@ -17,16 +17,17 @@ use amtsbote_core::submissions::SubmissionError;
 use bytes::Bytes;
 
 use crate::clients::Client;
+use crate::codec::Problem;
 use crate::codec::block::{CertificateRole, check_ids};
 use crate::codec::card::ProcessCard;
 use crate::codec::code::{Code, Kind, Language};
 use crate::codec::content::ContentPackage;
 use crate::codec::order::{Answer, FetchRule, Push, Request};
-use crate::deliveries::{KeepError, Rendered, carry, keep, osci_id, plan, render, unspoken};
+use crate::deliveries::{KeepError, Planned, Rendered, carry, keep, osci_id, plan, render, unspoken};
 use crate::dialogs::{Dialog, Transfer, challenge};
 use crate::push::{code_of, to_accept, to_process, warnings_of};
 use crate::respond::Outgoing;
-use crate::server::{Failure, Understood};
+use crate::server::{Failure, Understood, in_thread};
 use crate::services::Services;
 
 /// Messages of a mailbox that are looked at at a time.
@@ -34,7 +35,7 @@ const PAGE: usize = 64;
 
 /// An order whose client is known.
 pub(crate) struct Order {
-    pub(crate) understood: Understood,
+    pub(crate) understood: Arc<Understood>,
     pub(crate) client: Client,
     pub(crate) dialog: Option<Dialog>,
     /// Why it is not executed.
@@ -149,7 +150,7 @@ impl Services {
     fn addressee(&self, order: &Order) -> Result<(Arc<Account>, PartyId), Stop> {
         let certificates = &order.understood.certificates;
         let cipher = certificates.get(CertificateRole::CipherAddressee);
-        let cipher = cipher.ok_or(crate::codec::Problem::Structure("no CipherCertificateAddressee"))?;
+        let cipher = cipher.ok_or(Problem::Structure("no CipherCertificateAddressee"))?;
         let accounts = self.accounts.load();
         let account = accounts.authenticate(&Credential::OsciCipher(cipher.fingerprint()));
         // Whoever may not know that somebody is here is told the same as if nobody were.
@@ -231,15 +232,11 @@ impl Services {
         }
         let understood = &order.understood;
         let planned = {
-            let received = &understood.received;
-            check_ids(&received.envelope)?;
-            let package = ContentPackage::of(&received.envelope)?;
-            let checked = package.check(&understood.certificates, &received.part_ids(), received);
-            checked.map_err(|problem| match problem.code() {
+            let understood = Arc::clone(understood);
+            in_thread(move || planned(&understood)).await?.map_err(|problem| match problem.code() {
                 code if code.is_fault() => Stop::from(problem),
                 code => Stop::code(code),
-            })?;
-            plan(&package, received)?
+            })?
         };
         let sender = client.account.parties.first().cloned();
         let sender = sender.ok_or(Failure::Code(Code::ClientCipherInvalid))?;
@@ -346,7 +343,7 @@ impl Services {
             return Ok(mailbox);
         }
         let cipher = order.understood.certificates.get(CertificateRole::CipherAddressee);
-        let cipher = cipher.ok_or(crate::codec::Problem::Structure("no CipherCertificateAddressee"))?;
+        let cipher = cipher.ok_or(Problem::Structure("no CipherCertificateAddressee"))?;
         let name = format!("osci:{}", hex::encode(cipher.fingerprint()));
         name.parse().map_err(|_| Stop::code(Code::AddresseeCipherInvalid))
     }
@@ -494,6 +491,15 @@ impl Services {
         let more = found.len() > 1;
         Ok((found, more))
     }
+}
+
+/// What of a delivery is kept, once it is right. Digests whatever its authors signed, large parts included.
+fn planned(understood: &Understood) -> Result<Vec<Planned>, Problem> {
+    let received = &understood.received;
+    check_ids(&received.envelope)?;
+    let package = ContentPackage::of(&received.envelope)?;
+    package.check(&understood.certificates, &received.part_ids(), received)?;
+    plan(&package, received)
 }
 
 fn of_intake(error: IntakeError) -> Stop {

@@ -362,6 +362,7 @@ async fn judge(
     if services.quotas.count(client.account.name.as_str()).0.is_err() {
         refused = refused.or(Some(Code::ExecutionFailed));
     }
+    let understood = Arc::new(understood);
     Ok(Order { understood, client, dialog, refused, now, handed_over: None, transfer: None })
 }
 
@@ -389,7 +390,7 @@ fn wrap(services: &Services, order: Order, done: &Done, now: Timestamp) -> Resul
         .or((operation == Operation::InitDialog).then(|| usual_method(understood.features.as_ref())));
     let encrypt = method.map(|method| (method, client.cipher.clone()));
     let mut control = ControlBlock {
-        response: understood.control.challenge,
+        response: understood.control.challenge.clone(),
         challenge: Some(challenge(entropy)),
         conversation: understood.control.conversation.clone(),
         sequence: understood.control.sequence,
