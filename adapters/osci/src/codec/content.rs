@@ -1,6 +1,6 @@
 //! Contents: containers, their signatures, their encryption (OSCI-Transport 1.2, "Inhaltsdaten").
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use amtsbote_soap::canonical::canonical;
 use amtsbote_soap::document::{Document, DocumentLimits, ElementRef};
@@ -246,12 +246,14 @@ pub fn verify_container<'c>(
         let signature = Signature::read(element)?;
         let entry = certificates.by_id(&signature.key);
         let signer = &entry.ok_or(Problem::Signature("it is nobody's"))?.certificate;
-        // What is referred to may be large, so nobody but the signer makes us digest it, and once.
+        // What is referred to may be large, so nobody but the signer makes us digest it, and once: two contents may share a part.
         signature.verify(signer)?;
-        let mut covered = BTreeSet::new();
+        let mut covered: BTreeMap<&str, &Reference> = BTreeMap::new();
         for reference in &signature.references {
-            if !covered.insert(reference.uri.as_str()) {
-                return Err(Problem::Signature("the same is referred to twice"));
+            match covered.insert(reference.uri.as_str(), reference) {
+                Some(earlier) if earlier == reference => continue,
+                Some(_) => return Err(Problem::Signature("two digests of the same")),
+                None => {}
             }
             if !agrees(container, element, reference, parts)? {
                 return Err(Problem::Signature("a digest"));
@@ -261,8 +263,8 @@ pub fn verify_container<'c>(
             let inline = content.child(OSCI, "Base64Content");
             let id = inline.unwrap_or(content).attribute("Id").unwrap_or_default();
             let own = content.attribute("href");
-            let named = covered.contains(format!("#{id}").as_str());
-            if !named || own.is_some_and(|part| !covered.contains(part)) {
+            let named = covered.contains_key(format!("#{id}").as_str());
+            if !named || own.is_some_and(|part| !covered.contains_key(part)) {
                 return Err(Problem::NotAllSigned(format!("#{id}")));
             }
         }

@@ -286,3 +286,21 @@ async fn clients_do_not_have_dialogs_without_number() {
     assert!(matches!(refused, DialogError::Fault(_)), "{refused}");
     assert!(lab.client("bob").open(lab.peer()).await.is_ok(), "others are not affected");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_signed_contents_may_share_a_part() {
+    let lab = Lab::start().await;
+    let mut alice = lab.dialog("alice").await;
+    let id = alice.message_id().await.unwrap();
+    let digest: [u8; 32] = Sha256::digest(b"shared").into();
+    let shared = NewContent::Part("shared".to_owned(), Some(digest.to_vec()));
+    let container = NewContainer { contents: vec![shared.clone(), shared] };
+    let package = container.finish(Some(&KEYS["alice"].signature)).unwrap();
+    assert_eq!(package.matches("URI=\"cid:shared\"").count(), 2);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"shared").unwrap();
+    let freight = Freight::delivery(package, certificates_for("bob"));
+    let freight = freight.with_file("shared", Arc::new(file), 6, digest);
+    let stored = alice.ask(&store_order(&id, "s"), freight).await.unwrap();
+    assert_eq!(digits(&stored), ["0801"]);
+}
