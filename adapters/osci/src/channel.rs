@@ -11,7 +11,7 @@ use std::sync::Arc;
 use amtsbote_core::delivery::{FailureClass, Proof};
 use amtsbote_core::message::{CarriedKind, Message};
 use amtsbote_core::port::{Channel, DeliveryOutcome, Handover, MessageStore, StoreError, StoredMessage};
-use amtsbote_core::reservation::RemoteIds;
+use amtsbote_core::remote::RemoteIds;
 use amtsbote_core::route::{ChannelKind, Endpoint, EndpointCertificate};
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};

@@ -26,6 +26,7 @@ pub mod mailbox;
 pub mod message;
 pub mod operations;
 pub mod port;
+pub mod remote;
 pub mod reservation;
 pub mod route;
 pub mod submissions;
