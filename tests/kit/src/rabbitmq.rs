@@ -1,5 +1,6 @@
 //! A private RabbitMQ: own ports, own folders, own epmd; gone when dropped.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,16 +29,38 @@ pub struct Rabbitmq {
     pub tls_port: u16,
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago. It lies below those the system hands out by itself: until the broker has it, nobody but another
+/// broker could take it.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = 10_000 + u16::try_from(RandomState::new().hash_one(()) % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
+
+/// Brokers that are begun before one is given up: each has ports of its own.
+const BEGINNINGS: usize = 3;
 
 const BINARIES: &str = "/usr/lib/rabbitmq/bin";
 
 impl Rabbitmq {
     /// Starts a broker and waits until it accepts connections.
     pub async fn start(options: &RabbitmqOptions) -> Self {
+        for _ in 0..BEGINNINGS {
+            let mut broker = Self::begin(options);
+            let port = if options.tls.is_some() { broker.tls_port } else { broker.port };
+            match broker.wait_until_open(port).await {
+                Ok(()) => return broker,
+                // Somebody was faster with one of the ports.
+                Err(log) => eprintln!("RabbitMQ ended before it was ready: {log}"),
+            }
+        }
+        panic!("RabbitMQ did not start");
+    }
+
+    fn begin(options: &RabbitmqOptions) -> Self {
         let folder = tempfile::Builder::new().prefix("rabbitmq").tempdir().unwrap();
         let base = folder.path();
         let (port, tls_port, epmd_port) = (free_port(), free_port(), free_port());
@@ -53,24 +76,28 @@ impl Rabbitmq {
             .spawn()
             .expect("epmd comes with rabbitmq-server; tests/run installs it");
         let server = spawn(base, &environment);
-        let broker = Self { folder, environment, server, epmd, port, tls_port };
-        broker.wait_until_open(if options.tls.is_some() { tls_port } else { port }).await;
-        broker
+        Self { folder, environment, server, epmd, port, tls_port }
     }
 
-    async fn wait_until_open(&self, port: u16) {
+    /// Fails with what the broker said if it ended instead.
+    async fn wait_until_open(&mut self, port: u16) -> Result<(), String> {
+        let log = self.folder.path().join("server.out");
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
         let open = async {
             // The broker has no event to wait for; this polls its socket, bounded below.
             let mut every = tokio::time::interval(Duration::from_millis(50));
             loop {
                 every.tick().await;
+                if self.server.try_wait().unwrap().is_some() {
+                    return Err(said());
+                }
                 if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    return;
+                    return Ok(());
                 }
             }
         };
         let opened = tokio::time::timeout(Duration::from_secs(90), open).await;
-        assert!(opened.is_ok(), "RabbitMQ did not start; logs are in {}", self.folder.path().display());
+        opened.unwrap_or_else(|_| panic!("RabbitMQ neither started nor ended: {}", said()))
     }
 
     /// AMQP URL with the guest login.
@@ -116,7 +143,9 @@ impl Rabbitmq {
     /// Starts it again on the same ports and data.
     pub async fn start_again(&mut self) {
         self.server = spawn(self.folder.path(), &self.environment);
-        self.wait_until_open(self.port).await;
+        if let Err(log) = self.wait_until_open(self.port).await {
+            panic!("RabbitMQ did not start again: {log}");
+        }
     }
 }
 
