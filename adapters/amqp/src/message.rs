@@ -53,7 +53,9 @@ pub(crate) async fn build(handover: &Handover, inline_max: u64) -> Result<Public
     let text = |text: &str| AMQPValue::LongString(LongString::from(text));
     header("amtsbote-attempt", AMQPValue::LongInt(i32::try_from(handover.attempt).unwrap_or(i32::MAX)));
     header("amtsbote-redelivered", AMQPValue::Boolean(handover.redelivered()));
-    header("amtsbote-service", text(&handover.route.service));
+    let service = Some(&handover.route.service).filter(|service| !service.is_empty()).cloned();
+    header("amtsbote-service", text(&service.unwrap_or_else(|| message.metadata.service.to_string())));
+    header("amtsbote-external-ids", text(&json!(message.external_ids).to_string()));
     header("amtsbote-recipient", text(handover.route.organization.key.as_str()));
     header("amtsbote-sender", text(message.sender.as_str()));
     header("amtsbote-document", text(if inline { "inline" } else { "referenced" }));

@@ -10,17 +10,19 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use crate::cache::{Learnt, Memory};
+use crate::certificates::CertificateMemory;
 use crate::options::{DvdvOptions, InvalidDvdvOptions};
 use crate::outage::Outage;
 use crate::servers::{AskError, Said, Servers};
-use crate::wire::{ServiceReply, VerificationReply, answer};
+use crate::wire::{ServiceReply, answer};
 
 /// DVDV2 as a directory: cached, one question at a time per service, surviving outages within a grace time.
 pub struct DvdvDirectory {
-    servers: Servers,
+    pub(crate) servers: Servers,
+    pub(crate) certificates: CertificateMemory,
     memory: Memory,
     asking: Mutex<HashMap<ServiceQuery, Weak<Mutex<()>>>>,
-    outage: Outage,
+    pub(crate) outage: Outage,
 }
 
 impl DvdvDirectory {
@@ -38,24 +40,13 @@ impl DvdvDirectory {
         let memory = Memory::new(&options);
         let outage = Outage::new(&options);
         let servers = Servers::new(client, options, clock, entropy);
-        Ok(Self { servers, memory, asking: Mutex::default(), outage })
-    }
-
-    /// Whether a client certificate (SHA-1 fingerprint, any spelling) belongs to an organisation of a category. Never answered
-    /// from a cache: this is also how a withdrawn permission shows.
-    ///
-    /// # Errors
-    /// When no server answers.
-    pub async fn verify_category(&self, fingerprint: &str, category: &str) -> Result<bool, AskError> {
-        let fingerprint: String =
-            fingerprint.chars().filter(char::is_ascii_hexdigit).map(|c| c.to_ascii_lowercase()).collect();
-        let question = json!({ "fingerPrint": fingerprint, "category": category });
-        match self.servers.ask("verifycategory", &question).await? {
-            Said::Nothing { .. } => Ok(false),
-            Said::Body(body) => serde_json::from_slice::<VerificationReply>(&body)
-                .map(|reply| reply.verify_category)
-                .map_err(|_| AskError::Garbled { what: "the answer to verifycategory" }),
-        }
+        Ok(Self {
+            servers,
+            certificates: CertificateMemory::default(),
+            memory,
+            asking: Mutex::default(),
+            outage,
+        })
     }
 
     async fn ask(&self, query: &ServiceQuery) -> Result<Learnt, AskError> {

@@ -9,6 +9,7 @@
 //! deployed servers (docs/protocols.md); decisions are in ADR 0004.
 
 mod cache;
+mod certificates;
 mod directory;
 mod options;
 mod outage;

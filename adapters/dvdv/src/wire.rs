@@ -33,6 +33,13 @@ pub(crate) struct VerificationReply {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
+pub(crate) struct OrganizationReply {
+    #[serde(default)]
+    pub(crate) organization_keys: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct ServiceReply {
     id: Option<i64>,
     valid_from: Option<String>,

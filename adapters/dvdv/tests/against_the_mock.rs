@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use amtsbote_certs::{Authority, KeyKind, Purpose};
-use amtsbote_core::port::{Clock as _, Directory as _, DirectoryAnswer, ServiceQuery};
-use amtsbote_core::route::ChannelKind;
+use amtsbote_core::port::{
+    CertificateDirectory as _, Clock as _, Directory as _, DirectoryAnswer, ServiceQuery,
+};
+use amtsbote_core::route::{ChannelKind, EndpointCertificate};
 use amtsbote_dvdv::{AskError, DvdvDirectory, DvdvOptions, EntryPath, InvalidDvdvOptions};
 use amtsbote_http::{Client, ClientOptions, Limits, Listener, Reach, serve};
 use amtsbote_testkit::seeded::SeededEntropy;
@@ -301,4 +303,38 @@ async fn while_the_directory_is_down_one_question_finds_out_for_all() {
     world.advance(&[&server], rest);
     assert!(is_found(&directory.find(&mainz()).await.unwrap(), false));
     assert!(directory.find(&query("wgb:010010000000", WOHNGELD)).await.is_ok());
+}
+
+#[tokio::test]
+async fn certificates_are_asked_about_and_answers_age() {
+    let world = World::new();
+    let server = start(MockOptions::default()).await;
+    let client = world.client(world.options(&[&server]));
+    assert!(client.belongs_to(&world.certificate, "Vermittlungsstelle").await.unwrap());
+    assert!(!client.belongs_to(&world.certificate, "Passbehörde").await.unwrap());
+    assert!(!client.belongs_to(b"another", "Vermittlungsstelle").await.unwrap());
+    // The certificate of the addressee is what the service is described with.
+    let wiesbaden =
+        query("hsz:060000000000", "http://amtsbote.example/dvdv/ozg10747/1/ozg10747v1Antrag.wsdl");
+    let DirectoryAnswer::Found(record) = client.find(&wiesbaden).await.unwrap() else {
+        panic!("it is listed")
+    };
+    let osci = record.endpoints.iter().find(|one| one.channel == ChannelKind::Osci);
+    let listed = &osci.unwrap().certificates[&EndpointCertificate::Recipient];
+    let der = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, listed).unwrap();
+    let organizations = client.addressed_by(&der).await.unwrap();
+    assert!(organizations.contains(&wiesbaden.organization), "{organizations:?}");
+    assert_eq!(client.addressed_by(&world.certificate).await.unwrap(), []);
+    // Known answers hold for five minutes, and no longer.
+    let down = FaultRule {
+        function: None,
+        after: 0,
+        times: None,
+        fault: Fault::Status { code: 503, retry_after: None },
+    };
+    server.mock.script(vec![down]);
+    assert!(client.belongs_to(&world.certificate, "Vermittlungsstelle").await.unwrap());
+    world.advance(&[&server], Duration::from_secs(5 * 60));
+    assert!(client.belongs_to(&world.certificate, "Vermittlungsstelle").await.is_err());
+    assert!(client.addressed_by(&der).await.is_err());
 }

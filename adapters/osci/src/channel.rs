@@ -11,7 +11,7 @@ use std::sync::Arc;
 use amtsbote_core::delivery::{FailureClass, Proof};
 use amtsbote_core::message::{CarriedKind, Message};
 use amtsbote_core::port::{Channel, DeliveryOutcome, Handover, MessageStore, StoreError, StoredMessage};
-use amtsbote_core::remote::RemoteIds;
+use amtsbote_core::remote::{RemoteId, RemoteIds};
 use amtsbote_core::route::{ChannelKind, Endpoint, EndpointCertificate};
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
@@ -25,7 +25,7 @@ use crate::codec::cipher::{Encryptor, generate_key};
 use crate::codec::code::Code;
 use crate::codec::content::{NewContainer, NewContent};
 use crate::codec::encryption::{Method, decode};
-use crate::codec::order::{Answer, CardRule, CardSelection, Push, Request};
+use crate::codec::order::{Push, Request};
 use crate::deliveries::{PartOut, contents, render};
 use crate::respond::{Content, Outgoing};
 use crate::services::MetadataCodec;
@@ -177,18 +177,20 @@ impl OsciChannel {
         let mut session =
             target.peer.client.open(target.peer.peer.clone()).await.map_err(|error| of_dialog(&error))?;
         let known = self.ids.get(message.id).await.map_err(|error| of_store(&error))?;
+        // An operator may have sent it another way meanwhile.
+        let known = known.filter(|known| known.place == target.name).map(|known| known.id);
         let id = match &known {
             Some(id) => id.clone(),
-            None => self.new_id(&mut session, message).await?,
+            None => self.new_id(&mut session, &target, message).await?,
         };
         let mut answered = self.store_as(&mut session, &target, handover, &id).await?;
         let mut id = id;
         if answered == Code::MessageIdUnusable.digits() && known.is_some() {
             // It was used: by an earlier attempt, or it was given out too long ago.
             if is_there(&mut session, &target, &id).await? {
-                return self.done(session, &target, message, &id).await;
+                return Ok(done(session, &target, &id).await);
             }
-            id = self.new_id(&mut session, message).await?;
+            id = self.new_id(&mut session, &target, message).await?;
             answered = self.store_as(&mut session, &target, handover, &id).await?;
         }
         if !answered.starts_with('0') {
@@ -199,31 +201,20 @@ impl OsciChannel {
             let (class, code) = classify(&answered);
             return Err(failed(class, code, format!("the intermediary answered with code {answered}")));
         }
-        self.done(session, &target, message, &id).await
-    }
-
-    async fn done(
-        &self,
-        session: Session,
-        target: &Target<'_>,
-        message: &Message,
-        id: &str,
-    ) -> Result<Proof, DeliveryOutcome> {
-        // Nothing depends on these; what is left over is taken back in time.
-        if let Err(error) = session.close().await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "A dialog did not end in good order.");
-        }
-        if let Err(error) = self.ids.forget(message.id).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "A remote id was not forgotten.");
-        }
-        Ok(Proof(format!("stored at OSCI intermediary {} as {id}", target.name)))
+        Ok(done(session, &target, &id).await)
     }
 
     /// An id of the intermediary, remembered before it is used.
-    async fn new_id(&self, session: &mut Session, message: &Message) -> Result<String, DeliveryOutcome> {
+    async fn new_id(
+        &self,
+        session: &mut Session,
+        target: &Target<'_>,
+        message: &Message,
+    ) -> Result<String, DeliveryOutcome> {
         let id = session.message_id().await.map_err(|error| of_dialog(&error))?;
-        self.ids.keep(message.id, &id).await.map_err(|error| of_store(&error))?;
-        Ok(id)
+        let remote = RemoteId { place: target.name.to_owned(), id };
+        self.ids.keep(message.id, &remote).await.map_err(|error| of_store(&error))?;
+        Ok(remote.id)
     }
 
     /// Stores, or has it pushed; the code of the answer.
@@ -356,6 +347,15 @@ impl OsciChannel {
     }
 }
 
+/// The id stays remembered: the delivery is not yet known to be done, and is followed afterwards.
+async fn done(session: Session, target: &Target<'_>, id: &str) -> Proof {
+    // Nothing depends on it.
+    if let Err(error) = session.close().await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "A dialog did not end in good order.");
+    }
+    Proof(format!("stored at OSCI intermediary {} as {id}", target.name))
+}
+
 async fn append(mut file: File, bytes: Vec<u8>) -> Result<File, String> {
     let written = spawn_blocking(move || std::io::Write::write_all(&mut file, &bytes).map(|()| file));
     written.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
@@ -364,25 +364,12 @@ async fn append(mut file: File, bytes: Vec<u8>) -> Result<File, String> {
 /// Whether the intermediary has a delivery of this id. One that it was to push counts only if it was received: otherwise nobody will
 /// push it again.
 async fn is_there(session: &mut Session, target: &Target<'_>, id: &str) -> Result<bool, DeliveryOutcome> {
-    let selection = CardSelection::Ids(vec![id.to_owned()]);
-    let rule = CardRule { selection, part: None, no_reception: false, limit: None };
-    let answered = session.ask(&Request::FetchProcessCard(rule), Freight::default()).await;
-    let answered = answered.map_err(|error| of_dialog(&error))?;
-    let digits = first_digits(&answered.response);
-    match answered.response.answer {
-        Answer::FetchProcessCard(_, cards) if digits.starts_with('0') => {
-            let card = cards.iter().find(|card| card.message_id == id);
-            Ok(card.is_some_and(|card| match target.receiver {
-                None => card.creation.is_some(),
-                Some(_) => card.reception.is_some(),
-            }))
-        }
-        _ if digits == Code::NoCard.digits() => Ok(false),
-        _ => {
-            let (class, code) = classify(&digits);
-            Err(failed(class, code, format!("the intermediary answered with code {digits}")))
-        }
-    }
+    let cards = session.cards(vec![id.to_owned()]).await.map_err(|error| of_dialog(&error))?;
+    let card = cards.iter().find(|card| card.message_id == id);
+    Ok(card.is_some_and(|card| match target.receiver {
+        None => card.creation.is_some(),
+        Some(_) => card.reception.is_some(),
+    }))
 }
 
 /// The certificates of a delivery as it goes on: the gateway is the originator now, and whoever was is an author. Ids stay, or signatures

@@ -23,6 +23,17 @@ pub struct Client {
 }
 
 impl Client {
+    /// Whose calls are counted. Whoever only shows a certificate is not counted as its owner, and guests share some quotas by their
+    /// certificates: one of them cannot keep all others out, and all of them together cannot fill the memory.
+    pub(crate) fn quota(&self, proven: bool) -> String {
+        let name = self.account.name.as_str();
+        match (proven, self.guest) {
+            (false, _) => format!("{name} (unproven)"),
+            (true, false) => name.to_owned(),
+            (true, true) => format!("{name} ({:02x})", self.cipher.fingerprint()[0]),
+        }
+    }
+
     /// Whether it is the same client.
     pub fn is(&self, other: &Self) -> bool {
         self.account.name == other.account.name && (!self.guest || self.cipher == other.cipher)
@@ -41,6 +52,8 @@ pub enum Unknown {
         account: AccountName,
         /// Accounts of the addressees.
         addressees: Vec<AccountName>,
+        /// The directory has to know their cipher certificate as that of a client of one of these categories; empty: nobody is asked.
+        categories: Vec<String>,
     },
 }
 
@@ -62,6 +75,14 @@ impl Trust {
         let Unknown::StoreFor { account, .. } = &self.unknown else { return None };
         let account = accounts.iter().find(|one| one.name == *account)?;
         Some(Client { account: Arc::clone(account), cipher: cipher.clone(), guest: true })
+    }
+
+    /// Categories one of which a client's certificate has to belong to.
+    pub fn categories(&self, client: &Client) -> &[String] {
+        match &self.unknown {
+            Unknown::StoreFor { categories, .. } if client.guest => categories,
+            _ => &[],
+        }
     }
 
     /// Whether a client may store for an account.

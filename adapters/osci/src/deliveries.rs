@@ -25,7 +25,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::codec::Problem;
-use crate::codec::block::{CertificateEntry, CertificateRole, Certificates, CustomHeader};
+use crate::codec::block::{CertificateEntry, CertificateRole, Certificates, CustomHeader, check_ids};
 use crate::codec::card::Inspection;
 use crate::codec::content::{ContentPackage, Item, NewContainer, NewContent};
 use crate::codec::mime::{Encoding, PartHead};
@@ -94,8 +94,16 @@ fn media_type(bytes: &[u8]) -> &'static str {
     if first == Some(&b'<') { "application/xml" } else { "application/octet-stream" }
 }
 
+/// What of a delivery is kept, once it is right. Digests whatever its authors signed, large parts included: nothing for a worker of the runtime.
+pub(crate) fn checked(received: &Received, certificates: &Certificates) -> Result<Vec<Planned>, Problem> {
+    check_ids(&received.envelope)?;
+    let package = ContentPackage::of(&received.envelope)?;
+    package.check(certificates, &received.part_ids(), received)?;
+    plan(&package, received)
+}
+
 /// What a delivery consists of, the document first.
-pub(crate) fn plan(package: &ContentPackage<'_>, received: &Received) -> Result<Vec<Planned>, Problem> {
+fn plan(package: &ContentPackage<'_>, received: &Received) -> Result<Vec<Planned>, Problem> {
     let items = package.items()?;
     let canonical = package.canonical_children();
     let only_sealed = matches!(items.as_slice(), [Item::Sealed { xml, .. }] if *xml == canonical);

@@ -12,12 +12,12 @@ use bytes::Bytes;
 
 use crate::clients::Trust;
 use crate::codec::Problem;
-use crate::codec::block::{Certificates, check_ids, custom_headers};
+use crate::codec::block::{Certificates, custom_headers};
 use crate::codec::card::ProcessCard;
-use crate::codec::content::ContentPackage;
-use crate::deliveries::{KeepError, carry, keep, plan, unspoken};
+use crate::deliveries::{KeepError, carry, checked, keep, unspoken};
 use crate::reception::Received;
-use crate::services::MetadataCodec;
+use crate::server::in_thread;
+use crate::services::{MetadataCodec, Said};
 
 /// Takes deliveries of one intermediary in.
 #[derive(Clone)]
@@ -73,18 +73,19 @@ impl Inbound {
     pub(crate) async fn take(&self, received: Received, card: ProcessCard) -> Result<(), NotTaken> {
         let certificates = Certificates::read(&received.envelope)?;
         let custom = custom_headers(&received.envelope)?;
-        let planned = {
-            check_ids(&received.envelope)?;
-            let package = ContentPackage::of(&received.envelope)?;
-            package.check(&certificates, &received.part_ids(), &received)?;
-            plan(&package, &received)?
-        };
+        let (planned, certificates, received) = in_thread(move || {
+            let planned = checked(&received, &certificates)?;
+            Ok::<_, Problem>((planned, certificates, received))
+        })
+        .await
+        .map_err(|_| std::io::Error::other("a worker ended without a word"))??;
         let said = match custom.iter().find(|header| header.is_metadata()) {
             Some(header) => self.metadata.read(&header.text, &self.sender).await,
             None => None,
         };
         let usual = unspoken().ok_or(Problem::Structure("a service without name"))?;
-        let mut metadata = said.unwrap_or(usual);
+        let by_xta = said.as_ref().and_then(Said::external_id);
+        let mut metadata = said.map_or(usual, |said| said.metadata);
         metadata.subject = card.subject.or(metadata.subject);
         (metadata.recipient, metadata.area) = (Some(self.recipient.clone()), None);
         let (inspections, _) = self.trust.inspect(&certificates, self.clock.now());
@@ -98,7 +99,10 @@ impl Inbound {
             metadata,
             parts,
             payload,
-            external_ids: vec![ExternalId { scheme: IdScheme::Osci, value: card.message_id }],
+            external_ids: [ExternalId { scheme: IdScheme::Osci, value: card.message_id }]
+                .into_iter()
+                .chain(by_xta)
+                .collect(),
             carried: carry(&certificates, &custom, &inspections),
             canonical: Vec::new(),
             target: Target::LocalMailbox,

@@ -18,17 +18,17 @@ use bytes::Bytes;
 
 use crate::clients::Client;
 use crate::codec::Problem;
-use crate::codec::block::{CertificateRole, check_ids};
+use crate::codec::block::CertificateRole;
 use crate::codec::card::ProcessCard;
+use crate::codec::certificate::Certificate;
 use crate::codec::code::{Code, Kind, Language};
-use crate::codec::content::ContentPackage;
 use crate::codec::order::{Answer, FetchRule, Push, Request};
-use crate::deliveries::{KeepError, Planned, Rendered, carry, keep, osci_id, plan, render, unspoken};
+use crate::deliveries::{KeepError, Rendered, carry, checked, keep, osci_id, render, unspoken};
 use crate::dialogs::{Dialog, Transfer, challenge};
 use crate::push::{code_of, to_accept, to_process, warnings_of};
 use crate::respond::Outgoing;
 use crate::server::{Failure, Understood, in_thread};
-use crate::services::Services;
+use crate::services::{Said, Services};
 
 /// Messages of a mailbox that are looked at at a time.
 const PAGE: usize = 64;
@@ -147,18 +147,38 @@ impl Services {
     }
 
     /// The account whose mailbox a delivery goes to, and the mailbox.
-    fn addressee(&self, order: &Order) -> Result<(Arc<Account>, PartyId), Stop> {
+    async fn addressee(&self, order: &Order) -> Result<(Arc<Account>, PartyId), Stop> {
         let certificates = &order.understood.certificates;
         let cipher = certificates.get(CertificateRole::CipherAddressee);
         let cipher = cipher.ok_or(Problem::Structure("no CipherCertificateAddressee"))?;
-        let accounts = self.accounts.load();
-        let account = accounts.authenticate(&Credential::OsciCipher(cipher.fingerprint()));
+        let known = self.known(cipher);
+        let found = match known {
+            None if self.options.directory_addressees => self.listed(cipher).await?,
+            known => known,
+        };
         // Whoever may not know that somebody is here is told the same as if nobody were.
-        let account = account.filter(|account| self.trust.may_store_for(&order.client, account));
-        let served =
-            account.and_then(|account| Some((account, account.serves.first().or(account.parties.first())?)));
-        let (account, mailbox) = served.ok_or(Stop::code(Code::AddresseeCipherInvalid))?;
-        Ok((Arc::clone(account), mailbox.clone()))
+        let found = found.filter(|(account, _)| self.trust.may_store_for(&order.client, account));
+        found.ok_or(Stop::code(Code::AddresseeCipherInvalid))
+    }
+
+    /// The account that has a cipher certificate, and its mailbox.
+    fn known(&self, cipher: &Certificate) -> Option<(Arc<Account>, PartyId)> {
+        let accounts = self.accounts.load();
+        let account = accounts.authenticate(&Credential::OsciCipher(cipher.fingerprint()))?;
+        let mailbox = account.serves.first().or(account.parties.first())?;
+        Some((Arc::clone(account), mailbox.clone()))
+    }
+
+    /// The organisation that the directory says is addressed by a certificate, and the account that serves it here.
+    async fn listed(&self, cipher: &Certificate) -> Result<Option<(Arc<Account>, PartyId)>, Failure> {
+        let organizations = self.directory.addressed_by(cipher.der()).await?;
+        let accounts = self.accounts.load();
+        Ok(organizations.into_iter().find_map(|organization| {
+            let serving =
+                |account: &&Arc<Account>| account.has(Role::Reader) && account.serves.contains(&organization);
+            let account = accounts.iter().find(serving)?;
+            Some((Arc::clone(account), organization))
+        }))
     }
 
     /// `storeDelivery`
@@ -185,7 +205,7 @@ impl Services {
         reserved: Option<MessageId>,
         subject: Option<String>,
     ) -> Result<(Admission, Vec<Code>), Stop> {
-        let (_, mailbox) = self.addressee(order)?;
+        let (_, mailbox) = self.addressee(order).await?;
         let (submission, codes) =
             self.submission(order, (id, reserved, true), mailbox, Target::LocalMailbox, subject).await?;
         Ok((self.intake.accept(submission, &nothing_to_repeat).await.map_err(of_intake)?, codes))
@@ -233,14 +253,16 @@ impl Services {
         let understood = &order.understood;
         let planned = {
             let understood = Arc::clone(understood);
-            in_thread(move || planned(&understood)).await?.map_err(|problem| match problem.code() {
-                code if code.is_fault() => Stop::from(problem),
-                code => Stop::code(code),
-            })?
+            in_thread(move || checked(&understood.received, &understood.certificates)).await?.map_err(
+                |problem| match problem.code() {
+                    code if code.is_fault() => Stop::from(problem),
+                    code => Stop::code(code),
+                },
+            )?
         };
         let sender = client.account.parties.first().cloned();
         let sender = sender.ok_or(Failure::Code(Code::ClientCipherInvalid))?;
-        let metadata = self.metadata_of(order, &sender, recipient, subject).await?;
+        let (metadata, by_xta) = self.metadata_of(order, &sender, recipient, subject).await?;
         let (parts, payload) = match keep(planned, &understood.received, self.store.stage().await?).await {
             Ok(kept) => kept,
             Err(KeepError::Store(error)) => return Err(error.into()),
@@ -255,7 +277,7 @@ impl Services {
             metadata,
             parts,
             payload,
-            external_ids: given.then_some(external).into_iter().collect(),
+            external_ids: given.then_some(external).into_iter().chain(by_xta).collect(),
             carried: carry(&understood.certificates, &understood.custom, &inspections),
             canonical: Vec::new(),
             target,
@@ -339,11 +361,11 @@ impl Services {
 
     /// Whom a push goes to: the first organisation of its account here, or a name made of its certificate.
     fn recipient(&self, order: &Order) -> Result<PartyId, Stop> {
-        if let Ok((_, mailbox)) = self.addressee(order) {
-            return Ok(mailbox);
-        }
         let cipher = order.understood.certificates.get(CertificateRole::CipherAddressee);
         let cipher = cipher.ok_or(Problem::Structure("no CipherCertificateAddressee"))?;
+        if let Some((_, mailbox)) = self.known(cipher) {
+            return Ok(mailbox);
+        }
         let name = format!("osci:{}", hex::encode(cipher.fingerprint()));
         name.parse().map_err(|_| Stop::code(Code::AddresseeCipherInvalid))
     }
@@ -356,22 +378,25 @@ impl Services {
         }
     }
 
-    /// What core has to know of a delivery. The certificate of the addressee says where it goes, whatever else is said.
+    /// What core has to know of a delivery, and its id of XTA. The certificate of the addressee says where it goes, whatever else is said.
     async fn metadata_of(
         &self,
         order: &Order,
         sender: &PartyId,
         mailbox: PartyId,
         subject: Option<String>,
-    ) -> Result<Metadata, Stop> {
+    ) -> Result<(Metadata, Option<ExternalId>), Stop> {
         let header = order.understood.custom.iter().find(|header| header.is_metadata());
         let said = match header {
             Some(header) => self.metadata.read(&header.text, sender).await,
             None => None,
         };
         let usual = unspoken().ok_or(Failure::Worker)?;
-        let said = said.unwrap_or(usual);
-        Ok(Metadata { recipient: Some(mailbox), area: None, subject: subject.or(said.subject), ..said })
+        let by_xta = said.as_ref().and_then(Said::external_id);
+        let said = said.map_or(usual, |said| said.metadata);
+        let metadata =
+            Metadata { recipient: Some(mailbox), area: None, subject: subject.or(said.subject), ..said };
+        Ok((metadata, by_xta))
     }
 
     /// `fetchDelivery`
@@ -491,15 +516,6 @@ impl Services {
         let more = found.len() > 1;
         Ok((found, more))
     }
-}
-
-/// What of a delivery is kept, once it is right. Digests whatever its authors signed, large parts included.
-fn planned(understood: &Understood) -> Result<Vec<Planned>, Problem> {
-    let received = &understood.received;
-    check_ids(&received.envelope)?;
-    let package = ContentPackage::of(&received.envelope)?;
-    package.check(&understood.certificates, &received.part_ids(), received)?;
-    plan(&package, received)
 }
 
 fn of_intake(error: IntakeError) -> Stop {

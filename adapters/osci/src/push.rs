@@ -27,11 +27,11 @@ use crate::codec::draft::Signer;
 use crate::codec::encryption::Method;
 use crate::codec::order::{Answer, Request, Response};
 use crate::codec::signature::verify;
-use crate::deliveries::{KeepError, Rendered, carry, inspections, keep, osci_id, plan, render};
+use crate::deliveries::{KeepError, Rendered, carry, checked, inspections, keep, osci_id, render};
 use crate::dialogs::challenge;
 use crate::reception::{Limits, Received};
 use crate::respond::{Outgoing, SendError, digests};
-use crate::services::{MetadataCodec, OsciKeys};
+use crate::services::{MetadataCodec, OsciKeys, Said};
 
 /// Addresses of recipients that take a delivery.
 const ACCEPT: &str = "osci-accept:";
@@ -147,8 +147,7 @@ impl OsciPusher {
         })?;
         let judging =
             tokio::task::spawn_blocking(move || (judge(&received, &challenge, wants_answer), received));
-        let judged = judging.await.map_err(|_| unknown(Code::Reached, "a worker ended without a word"));
-        let (judged, received) = judged?;
+        let (judged, received) = judging.await.map_err(|_| ended())?;
         let Judged { signer, warnings } = judged?;
         if signer.is_some_and(|signer| self.is_foreign(&recipient, &signer)) {
             return Err(unknown(Code::RecipientSignatureInvalid, "the answer is signed by somebody else"));
@@ -256,21 +255,28 @@ impl OsciPusher {
             return Err(failed(Code::NoAnswer, "the answer holds nothing"));
         }
         let certificates = Certificates::read(&received.envelope).map_err(useless)?;
-        let checked = package.check(&certificates, &received.part_ids(), &received);
-        checked.map_err(|problem| unknown(Code::Reached, problem.to_string()))?;
-        let planned = plan(&package, &received).map_err(useless)?;
+        let checking = tokio::task::spawn_blocking(move || {
+            let planned = checked(&received, &certificates);
+            (planned, certificates, received)
+        });
+        let (planned, certificates, received) = checking.await.map_err(|_| ended())?;
+        let planned = planned.map_err(|problem| match problem {
+            Problem::Signature(_) | Problem::NotAllSigned(_) => unknown(Code::Reached, problem.to_string()),
+            other => useless(other),
+        })?;
         let custom = custom_headers(&received.envelope).map_err(useless)?;
         let (inspections, _) = self.trust.inspect(&certificates, self.clock.now());
         let response = Response::read(&received.envelope).map_err(useless)?;
         let Answer::ProcessDelivery { id, subject } = response.answer else {
             return Err(failed(Code::NoAnswer, "the answer is of another kind"));
         };
-        let metadata = match custom.iter().find(|header| header.is_metadata()) {
+        let said = match custom.iter().find(|header| header.is_metadata()) {
             Some(header) => self.metadata.read(&header.text, &handover.route.destination.organization).await,
             None => None,
         };
         let asked = &handover.message.metadata;
-        let metadata = metadata.unwrap_or_else(|| Metadata {
+        let by_xta = said.as_ref().and_then(Said::external_id);
+        let metadata = said.map(|said| said.metadata).unwrap_or_else(|| Metadata {
             subject: None,
             message_type: None,
             deadline: None,
@@ -285,8 +291,11 @@ impl OsciPusher {
         let (parts, payload) =
             keep(planned, &received, writer).await.map_err(|error: KeepError| lost(error.to_string()))?;
         let value = id.or(reply_id).filter(|id| id.len() <= 255);
-        let external_ids =
-            value.map(|value| ExternalId { scheme: IdScheme::Osci, value }).into_iter().collect();
+        let external_ids = value
+            .map(|value| ExternalId { scheme: IdScheme::Osci, value })
+            .into_iter()
+            .chain(by_xta)
+            .collect();
         let carried = carry(&certificates, &custom, &inspections);
         let answer = InstantAnswer { proof, metadata, parts, payload, external_ids, carried };
         Ok(ExchangeOutcome::Answered(Box::new(answer)))
@@ -343,6 +352,10 @@ fn failed(code: Code, detail: impl Into<String>) -> ExchangeOutcome {
 
 fn unknown(code: Code, detail: impl Into<String>) -> ExchangeOutcome {
     ExchangeOutcome::Unknown(reason(code, detail))
+}
+
+fn ended() -> ExchangeOutcome {
+    unknown(Code::Reached, "a worker ended without a word")
 }
 
 #[async_trait]

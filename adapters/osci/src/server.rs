@@ -7,7 +7,7 @@ use std::sync::Arc;
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::Face;
 use amtsbote_core::mailbox::MailboxError;
-use amtsbote_core::port::StoreError;
+use amtsbote_core::port::{DirectoryUnavailable, StoreError};
 use axum::Router;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::Request as HttpRequest;
@@ -89,6 +89,8 @@ pub(crate) enum Failure {
     Store(#[from] StoreError),
     #[error(transparent)]
     Mailbox(#[from] MailboxError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryUnavailable),
     #[error("the connection broke off")]
     Broken,
     #[error("a worker ended without a word")]
@@ -122,7 +124,9 @@ impl Failure {
             },
             Self::Code(code) => *code,
             Self::Broken => Code::NotOsci,
-            Self::Io(_) | Self::Store(_) | Self::Mailbox(_) | Self::Worker => Code::Internal,
+            Self::Io(_) | Self::Store(_) | Self::Mailbox(_) | Self::Directory(_) | Self::Worker => {
+                Code::Internal
+            }
         }
     }
 }
@@ -340,12 +344,15 @@ async fn judge(
         }
         (None, None) => return Err(Problem::NoCipherCertificate.into()),
     };
+    drop(accounts);
+    services.vouched(&client).await?;
     if let Some(id) = dialog.as_ref().and_then(|dialog| dialog.handed_over) {
         services.acknowledge(&client, id).await?;
         if let Some(transfer) = dialog.as_mut().and_then(|dialog| dialog.transfer.take()) {
             services.forget_transfer(&client, &transfer).await?;
         }
     }
+    let accounts = services.accounts.load();
     let mut refused = match &understood.signature {
         Err(problem) => Some(problem.code()),
         Ok(Some(signer)) if !services.trust.may_sign(&accounts, &client, signer) => {
@@ -359,7 +366,9 @@ async fn judge(
             _ => Some(Code::NotSigned),
         },
     };
-    if services.quotas.count(client.account.name.as_str()).0.is_err() {
+    // Without a dialog or a signature anybody can show the client's certificate; that must not use up what the client has left.
+    let proven = dialog.is_some() || matches!(understood.signature, Ok(Some(_)) if refused.is_none());
+    if services.quotas.count(&client.quota(proven)).0.is_err() {
         refused = refused.or(Some(Code::ExecutionFailed));
     }
     let understood = Arc::new(understood);
@@ -367,6 +376,20 @@ async fn judge(
 }
 
 impl Services {
+    /// Whether the directory knows a client that has no account here, if it has to.
+    async fn vouched(&self, client: &Client) -> Result<(), Failure> {
+        let categories = self.trust.categories(client);
+        for category in categories {
+            if self.directory.belongs_to(client.cipher.der(), category).await? {
+                return Ok(());
+            }
+        }
+        match categories.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::Code(Code::ClientCipherInvalid)),
+        }
+    }
+
     /// A further request in the same dialog says that the last delivery arrived.
     async fn acknowledge(&self, client: &Client, id: amtsbote_core::id::MessageId) -> Result<(), Failure> {
         let ids = std::collections::BTreeSet::from([id]);

@@ -10,8 +10,8 @@ use amtsbote_core::id::MessageId;
 use amtsbote_core::intake::Intake;
 use amtsbote_core::key::{AccountName, PartyId};
 use amtsbote_core::mailbox::Mailboxes;
-use amtsbote_core::message::Metadata;
-use amtsbote_core::port::{Clock, Entropy, MessageStore, StoreError, StoredMessage};
+use amtsbote_core::message::{ExternalId, IdScheme, Metadata};
+use amtsbote_core::port::{CertificateDirectory, Clock, Entropy, MessageStore, StoreError, StoredMessage};
 use amtsbote_core::reservation::Reservations;
 use amtsbote_core::submissions::Submissions;
 use amtsbote_http::{InFlight, Quotas};
@@ -28,11 +28,28 @@ use crate::reception::Limits;
 use crate::recipient::Recipient;
 use crate::transfers::Transfers;
 
+/// What the metadata of XTA say of a delivery.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// What core can know.
+    pub metadata: Metadata,
+    /// The id it has there.
+    pub message_id: Option<String>,
+}
+
+impl Said {
+    /// The id as core keeps it.
+    pub(crate) fn external_id(&self) -> Option<ExternalId> {
+        let value = self.message_id.clone()?;
+        Some(ExternalId { scheme: IdScheme::Xta, value })
+    }
+}
+
 /// The metadata of XTA, which OSCI carries in a header block. What it says is not this adapter's to know.
 #[async_trait]
 pub trait MetadataCodec: Send + Sync {
-    /// What core can know of an element `MessageMetaData`; `None` if it is not readable.
-    async fn read(&self, element: &str, sender: &PartyId) -> Option<Metadata>;
+    /// What an element `MessageMetaData` says; `None` if it is not readable.
+    async fn read(&self, element: &str, sender: &PartyId) -> Option<Said>;
 
     /// A message in that form.
     async fn write(&self, message: &StoredMessage) -> String;
@@ -83,6 +100,8 @@ pub struct OsciOptions {
     pub unsigned_orders: bool,
     /// Where files without a name may lie.
     pub folder: PathBuf,
+    /// The directory is asked about addressees whose certificate no account has.
+    pub directory_addressees: bool,
     /// Cards of one answer, if the client wants no fewer.
     pub cards: usize,
 }
@@ -126,6 +145,8 @@ pub struct Services {
     pub accounts: Arc<ArcSwap<AccountBook>>,
     /// Whom we trust.
     pub trust: Trust,
+    /// Who strangers are, and whom others encrypt for.
+    pub directory: Arc<dyn CertificateDirectory>,
     /// Our keys.
     pub keys: Arc<OsciKeys>,
     /// Metadata of XTA.

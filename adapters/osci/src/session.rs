@@ -11,13 +11,14 @@ use url::Url;
 use crate::client::{CallError, Caller};
 use crate::codec::Problem;
 use crate::codec::block::{CertificateRole, Certificates, ControlBlock, Features};
+use crate::codec::card::ProcessCard;
 use crate::codec::certificate::{Certificate, Identity};
 use crate::codec::code::Code;
 use crate::codec::compose::{Extras, request};
 use crate::codec::draft::{PartDigest, Signer};
 use crate::codec::encryption::Method;
 use crate::codec::envelope::Direction;
-use crate::codec::order::{Request, Response};
+use crate::codec::order::{Answer, CardRule, CardSelection, Request, Response};
 use crate::codec::signature::verify;
 use crate::dialogs::challenge;
 use crate::reception::{Limits, Received};
@@ -319,8 +320,24 @@ impl Session {
     pub async fn message_id(&mut self) -> Result<String, DialogError> {
         let answered = self.ask(&Request::GetMessageId, Freight::default()).await?;
         match answered.response.answer {
-            crate::codec::order::Answer::GetMessageId(Some(id)) => Ok(id),
+            Answer::GetMessageId(Some(id)) => Ok(id),
             _ => Err(DialogError::Fault(first_digits(&answered.response))),
+        }
+    }
+
+    /// The process cards of some deliveries; those the intermediary does not know are not among them.
+    ///
+    /// # Errors
+    /// See [`DialogError`].
+    pub async fn cards(&mut self, ids: Vec<String>) -> Result<Vec<ProcessCard>, DialogError> {
+        let selection = CardSelection::Ids(ids);
+        let rule = CardRule { selection, part: None, no_reception: false, limit: None };
+        let answered = self.ask(&Request::FetchProcessCard(rule), Freight::default()).await?;
+        let digits = first_digits(&answered.response);
+        match answered.response.answer {
+            Answer::FetchProcessCard(_, cards) if digits.starts_with('0') => Ok(cards),
+            _ if digits == Code::NoCard.digits() => Ok(Vec::new()),
+            _ => Err(DialogError::Fault(digits)),
         }
     }
 

@@ -239,6 +239,7 @@ fn event(event: &Event) -> Value {
         | EventKind::DeadlineNear { .. }
         | EventKind::DeadlineMissed { .. }
         | EventKind::Expired
+        | EventKind::Remote { .. }
         | EventKind::Replied { .. }
         | EventKind::PayloadRemoved
         | EventKind::HoldEnded { .. }

@@ -9,7 +9,7 @@ use amtsbote_soap::{Content, Element, XmlLimits};
 
 use crate::fault::{ErrorCode, Refused};
 use crate::mapping::{View, order_of, understand, understand_from};
-use crate::metadata::{Added, MetaData, code, party, undefined_scenario};
+use crate::metadata::{Added, MetaData, code, is_id, party, undefined_scenario};
 use crate::names::{ADDRESSING, LIST_ELEMENT_NAME, META, NO_SCENARIO, XTA};
 
 /// An order of an author that has nothing but the usual.
@@ -91,12 +91,13 @@ pub fn metadata_of(order: &Element, account: &Account) -> Result<Metadata, Error
     })
 }
 
-/// What core can know of an order that came in another protocol, from a sender that is known by that; `None` if it is no order. The reader
-/// it names counts as recipient.
-pub async fn read_carried(order: &str, sender: &PartyId) -> Option<Metadata> {
+/// What core can know of an order that came in another protocol, from a sender that is known by that, and its MessageID; `None` if it is no
+/// order. The reader it names counts as recipient.
+pub async fn read_carried(order: &str, sender: &PartyId) -> Option<(Metadata, Option<String>)> {
     let element = amtsbote_soap::parse(order.as_bytes(), XmlLimits::default()).await.ok()?;
     let (order, _) = MetaData::read(&element).ok()?;
-    understand_from(&order, sender.clone(), None).ok().map(|understood| understood.metadata)
+    let metadata = understand_from(&order, sender.clone(), None).ok()?.metadata;
+    Some((metadata, Some(order.message_id).filter(|id| is_id(id))))
 }
 
 /// The order of a message for protocols that carry it, as its reader sees it.

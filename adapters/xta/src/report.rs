@@ -1,7 +1,7 @@
 //! `TransportReport`: what became of an order (design section 4.3).
 
 use amtsbote_core::Timestamp;
-use amtsbote_core::delivery::{Delivery, Event, EventKind, RejectReason, State};
+use amtsbote_core::delivery::{Delivery, Event, EventKind, RejectReason, RemoteStage, State};
 use amtsbote_core::message::Part;
 use amtsbote_core::port::StoredMessage;
 use amtsbote_soap::Element;
@@ -145,6 +145,12 @@ fn read_event(event: &Event, stored: &StoredMessage, records: &mut Records) {
         EventKind::Dead { .. } => records.errors.push(record("zustellfehler", "Nicht zustellbar")),
         EventKind::Redriven { .. } => records.infos.push(record("erneut", "Vom Betrieb erneut angestoßen")),
         EventKind::Rerouted { .. } => records.infos.push(record("umgeleitet", "Vom Betrieb umgeleitet")),
+        EventKind::Remote { stage: RemoteStage::Fetched, .. } => {
+            records.infos.push(record("dort-abgerufen", "Beim Intermediär abgerufen"));
+        }
+        EventKind::Remote { stage: RemoteStage::Received, .. } => {
+            records.infos.push(record("dort-quittiert", "Beim Intermediär quittiert"));
+        }
         EventKind::Replied { .. } => records.infos.push(record("beantwortet", "Vom Leser beantwortet")),
         EventKind::DeadlineMissed { .. } => {
             records.infos.push(record("frist", "Die Frist ist verstrichen"));

@@ -9,7 +9,7 @@ mod policy;
 mod state;
 mod transition;
 
-pub use event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, SealRecord};
+pub use event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, RemoteStage, SealRecord};
 pub use policy::{InvalidRetryPolicy, RetryPolicy};
 pub use state::{
     DeadHead, DeadReason, DeadlineWatch, Delivery, ItemState, Line, MailboxItem, Placement, RejectReason,

@@ -14,7 +14,9 @@ pub use channel::{
     Channel, DeliveryOutcome, ExchangeOutcome, Exchanger, Handover, HandoverPart, InstantAnswer,
 };
 pub use clock::Clock;
-pub use directory::{Directory, DirectoryAnswer, DirectoryRecord, DirectoryUnavailable, ServiceQuery};
+pub use directory::{
+    CertificateDirectory, Directory, DirectoryAnswer, DirectoryRecord, DirectoryUnavailable, ServiceQuery,
+};
 pub use entropy::Entropy;
 pub use note::{KeptNote, Note, NoteKind};
 pub use observe::{IntakeOutcome, Observation, Observer, Silent};

@@ -23,7 +23,7 @@ use amtsbote_telemetry::LogOptions;
 use amtsbote_xta::{Urls, XtaOptions};
 use url::Url;
 
-pub use osci::{OsciConfig, OsciInbound, OsciPeerConfig};
+pub use osci::{OsciConfig, OsciGuests, OsciInbound, OsciPeerConfig};
 pub use reader::ConfigIssue;
 
 /// The commented file with all keys.

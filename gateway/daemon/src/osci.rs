@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amtsbote_core::Timestamp;
+use amtsbote_core::account::AccountBook;
+use amtsbote_core::intake::Intake;
 use amtsbote_core::key::PartyId;
-use amtsbote_core::message::Metadata;
-use amtsbote_core::port::{Entropy, MessageStore, StoredMessage};
+use amtsbote_core::port::{Clock, Entropy, MessageStore, StoredMessage};
+use amtsbote_core::remote::Following;
 use amtsbote_http::{Client, ClientOptions, Reach};
 use amtsbote_osci::clients::{Trust, Unknown};
 use amtsbote_osci::codec::algorithm::Policy;
@@ -16,12 +18,12 @@ use amtsbote_osci::codec::certificate::{Certificate, Identity};
 use amtsbote_osci::reception::Limits;
 use amtsbote_osci::transfers::{TransferLimits, Transfers};
 use amtsbote_osci::{
-    Inbound, MetadataCodec, OsciChannel, OsciClient, OsciKeys, OsciOptions, OsciPeer, Own, Peer, Protection,
-    Recipient,
+    Inbound, MetadataCodec, OsciChannel, OsciClient, OsciFollower, OsciKeys, OsciOptions, OsciPeer,
+    OsciPoller, Own, Peer, Protection, Recipient, Said,
 };
 use async_trait::async_trait;
 
-use crate::config::{KeyPair, OsciConfig, OsciPeerConfig};
+use crate::config::{Config, KeyPair, OsciConfig, OsciGuests, OsciInbound, OsciPeerConfig};
 use crate::wire::StartError;
 
 /// Time for a connection to another intermediary.
@@ -39,8 +41,9 @@ pub(crate) struct XtaMetadata;
 
 #[async_trait]
 impl MetadataCodec for XtaMetadata {
-    async fn read(&self, element: &str, sender: &PartyId) -> Option<Metadata> {
-        amtsbote_xta::read_carried(element, sender).await
+    async fn read(&self, element: &str, sender: &PartyId) -> Option<Said> {
+        let (metadata, message_id) = amtsbote_xta::read_carried(element, sender).await?;
+        Some(Said { metadata, message_id })
     }
 
     async fn write(&self, message: &StoredMessage) -> String {
@@ -131,9 +134,11 @@ fn trust(config: &OsciConfig) -> Result<Trust, StartError> {
     }
     let unknown = match &config.guests {
         None => Unknown::Refuse,
-        Some((account, addressees)) => {
-            Unknown::StoreFor { account: account.clone(), addressees: addressees.clone() }
-        }
+        Some(OsciGuests { account, addressees, categories }) => Unknown::StoreFor {
+            account: account.clone(),
+            addressees: addressees.clone(),
+            categories: categories.clone(),
+        },
     };
     Ok(Trust { unknown, authorities })
 }
@@ -155,12 +160,13 @@ fn options(config: &OsciConfig, folder: &Path) -> OsciOptions {
         policy: Policy { legacy_ciphers: config.legacy_ciphers, rsa15: config.rsa15 },
         unsigned_orders: config.unsigned_orders,
         folder: folder.to_owned(),
+        directory_addressees: config.directory_addressees,
         cards: CARDS,
     }
 }
 
 /// A client with our keys at another intermediary, and where that is.
-pub(crate) fn client(
+fn client(
     name: &str,
     config: &OsciPeerConfig,
     entropy: &Arc<dyn Entropy>,
@@ -191,7 +197,7 @@ pub(crate) fn client(
 }
 
 /// Another intermediary that pushes to us.
-pub(crate) fn recipient(config: &OsciPeerConfig, inbound: Inbound) -> Result<Recipient, StartError> {
+fn recipient(config: &OsciPeerConfig, inbound: Inbound) -> Result<Recipient, StartError> {
     let path = &config.intermediary_signature;
     let intermediary = Certificate::from_pem(&read(path)?).map_err(|problem| failed(path, problem))?;
     let own = Own { cipher: identity(&config.cipher)?, signature: identity(&config.signature)? };
@@ -219,6 +225,74 @@ pub(crate) fn channel(
         peers.insert(name.clone(), OsciPeer { client, peer, recipient, protection });
     }
     Ok(OsciChannel::new(peers, Arc::clone(store), Arc::new(XtaMetadata), folder))
+}
+
+/// What the exchange with other intermediaries works with.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) intake: &'a Arc<Intake>,
+    pub(crate) store: &'a Arc<dyn MessageStore>,
+    pub(crate) clock: &'a Arc<dyn Clock>,
+    pub(crate) entropy: &'a Arc<dyn Entropy>,
+    pub(crate) accounts: &'a AccountBook,
+}
+
+/// Everything beside the channel that has to do with other intermediaries.
+#[derive(Default)]
+pub(crate) struct Partners {
+    /// Fetch our mailboxes there.
+    pub(crate) pollers: Vec<OsciPoller>,
+    /// Ask what became of our deliveries there.
+    pub(crate) followers: Vec<OsciFollower>,
+    /// Take what is pushed to us.
+    pub(crate) recipients: Vec<Recipient>,
+}
+
+/// Puts it together.
+pub(crate) fn partners(config: &Config, ports: &Surroundings<'_>) -> Result<Partners, StartError> {
+    let folder = config.store.join("osci");
+    let mut partners = Partners::default();
+    for (name, peer_config) in &config.osci_peers {
+        let (client, peer) = client(name, peer_config, ports.entropy, &folder)?;
+        partners.followers.push(OsciFollower {
+            name: name.clone(),
+            client: client.clone(),
+            peer: peer.clone(),
+            following: Following::new(Arc::clone(ports.store), Arc::clone(ports.clock)),
+            every: peer_config.follow,
+            clock: Arc::clone(ports.clock),
+        });
+        let Some(wanted) = &peer_config.inbound else { continue };
+        let inbound = inbound(name, wanted, ports)?;
+        if let Some(every) = wanted.poll {
+            let (inbound, clock) = (inbound.clone(), Arc::clone(ports.clock));
+            partners.pollers.push(OsciPoller { client, peer, inbound, every, clock });
+        }
+        if wanted.push {
+            partners.recipients.push(recipient(peer_config, inbound)?);
+        }
+    }
+    Ok(partners)
+}
+
+/// How deliveries come in from another intermediary.
+fn inbound(name: &str, wanted: &OsciInbound, ports: &Surroundings<'_>) -> Result<Inbound, StartError> {
+    let account = ports.accounts.iter().find(|account| account.name == wanted.account);
+    let sender = account.and_then(|account| account.parties.first().cloned());
+    let nobody = || StartError::Configuration {
+        what: format!("OSCI intermediary {name}"),
+        detail: format!("account {} does not exist or has no party", wanted.account),
+    };
+    Ok(Inbound {
+        name: name.to_owned(),
+        account: wanted.account.clone(),
+        sender: sender.ok_or_else(nobody)?,
+        recipient: wanted.organization.clone(),
+        intake: Arc::clone(ports.intake),
+        store: Arc::clone(ports.store),
+        metadata: Arc::new(XtaMetadata),
+        trust: Trust::default(),
+        clock: Arc::clone(ports.clock),
+    })
 }
 
 /// What cannot be used of another intermediary.

@@ -16,8 +16,8 @@ use amtsbote_core::intake::Intake;
 use amtsbote_core::mailbox::Mailboxes;
 use amtsbote_core::operations::{OperationPorts, Operations};
 use amtsbote_core::port::{
-    Channel, Clock, Directory, DirectoryAnswer, DirectoryUnavailable, Entropy, Exchanger, MessageStore,
-    ServiceQuery,
+    CertificateDirectory, Channel, Clock, Directory, DirectoryAnswer, DirectoryUnavailable, Entropy,
+    Exchanger, MessageStore, ServiceQuery,
 };
 use amtsbote_core::reservation::Reservations;
 use amtsbote_core::route::{Router, RoutingTables, Sources, decode_area_table};
@@ -25,9 +25,8 @@ use amtsbote_core::submissions::Submissions;
 use amtsbote_core::wake::Wake;
 use amtsbote_dvdv::{DvdvDirectory, DvdvOptions, EntryPath};
 use amtsbote_http::{Client, ClientOptions, InFlight, Listener, Quotas, Reach, serve};
-use amtsbote_osci::clients::Trust;
 use amtsbote_osci::dialogs::Dialogs;
-use amtsbote_osci::{Inbound, OsciPoller, OsciPusher, PushPorts};
+use amtsbote_osci::{OsciPusher, PushPorts};
 use amtsbote_rest::{AdminServices, Services};
 use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
@@ -136,7 +135,7 @@ impl StoreObserver for CommitMetrics {
 
 /// Tells health whether the directory answers.
 struct WatchedDirectory {
-    inner: DvdvDirectory,
+    inner: Arc<DvdvDirectory>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
@@ -272,12 +271,15 @@ pub(crate) fn client_tls(authorities: &[PathBuf]) -> Result<amtsbote_tls::Client
     amtsbote_tls::client_config(loaded, None).map_err(|error| configuration("authorities")(&error))
 }
 
+/// One directory, asked about services and about certificates.
+type Directories = (Arc<dyn Directory>, Arc<dyn CertificateDirectory>);
+
 fn build_directory(
     config: &DirectoryConfig,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
     watch: (&Arc<Health>, &Arc<Metrics>),
-) -> Result<Arc<dyn Directory>, StartError> {
+) -> Result<Directories, StartError> {
     let options = ClientOptions {
         reach: Reach::Anywhere,
         connect: config.attempt,
@@ -296,9 +298,10 @@ fn build_directory(
         ..DvdvOptions::new(config.servers.clone(), config.entry.clone())
     };
     let inner = DvdvDirectory::new(client, options, Arc::clone(clock), Arc::clone(entropy));
-    let inner = inner.map_err(|error| failed(&error))?;
+    let inner = Arc::new(inner.map_err(|error| failed(&error))?);
     let (health, metrics) = (Arc::clone(watch.0), Arc::clone(watch.1));
-    Ok(Arc::new(WatchedDirectory { inner, health, metrics, clock: Arc::clone(clock) }))
+    let watched = WatchedDirectory { inner: Arc::clone(&inner), health, metrics, clock: Arc::clone(clock) };
+    Ok((Arc::new(watched), inner))
 }
 
 fn build_broker(name: &str, config: &BrokerConfig) -> Result<BrokerOptions, StartError> {
@@ -449,7 +452,8 @@ impl Gateway {
         let store = open_store(config, &metrics)?;
         let Channels { push: mut channels, answering } = build_channels(config, &clock, &entropy)?;
         channels.push(Arc::new(crate::osci::channel(&config.osci_peers, &store, &entropy, &config.store)?));
-        let directory = build_directory(&config.directory, &clock, &entropy, (&health, &metrics))?;
+        let (directory, certificates) =
+            build_directory(&config.directory, &clock, &entropy, (&health, &metrics))?;
         let tables = load_tables(&config.routing)?;
         let router = Arc::new(Router::new(tables, Arc::clone(&accounts), directory, channels.clone()));
         let (exchange_tls, exchange_expires) =
@@ -561,37 +565,15 @@ impl Gateway {
             options: config.xta.clone(),
             cursors: Cursors::default(),
         };
-        let (mut osci_pollers, mut recipients) = (Vec::new(), Vec::new());
-        for (name, peer) in &config.osci_peers {
-            let Some(wanted) = &peer.inbound else { continue };
-            let book = accounts.load();
-            let account = book.iter().find(|account| account.name == wanted.account);
-            let sender = account.and_then(|account| account.parties.first().cloned());
-            let nobody = || StartError::Configuration {
-                what: format!("OSCI intermediary {name}"),
-                detail: format!("account {} does not exist or has no party", wanted.account),
-            };
-            let inbound = Inbound {
-                name: name.clone(),
-                account: wanted.account.clone(),
-                sender: sender.ok_or_else(nobody)?,
-                recipient: wanted.organization.clone(),
-                intake: Arc::clone(&intake),
-                store: Arc::clone(&store),
-                metadata: Arc::new(crate::osci::XtaMetadata),
-                trust: Trust::default(),
-                clock: Arc::clone(&clock),
-            };
-            if let Some(every) = wanted.poll {
-                let folder = config.store.join("osci");
-                let (client, peer) = crate::osci::client(name, peer, &entropy, &folder)?;
-                let (inbound, clock) = (inbound.clone(), Arc::clone(&clock));
-                osci_pollers.push(OsciPoller { client, peer, inbound, every, clock });
-            }
-            if wanted.push {
-                recipients.push(crate::osci::recipient(peer, inbound)?);
-            }
-        }
+        let partners = crate::osci::Surroundings {
+            intake: &intake,
+            store: &store,
+            clock: &clock,
+            entropy: &entropy,
+            accounts: &accounts.load(),
+        };
+        let crate::osci::Partners { pollers: osci_pollers, followers, recipients } =
+            crate::osci::partners(config, &partners)?;
         let osci = match intermediary {
             None => None,
             Some((osci, intermediary)) => Some(amtsbote_osci::Services {
@@ -611,6 +593,7 @@ impl Gateway {
                 recipients,
                 transfers: intermediary.transfers(osci, clock.now())?,
                 trust: intermediary.trust,
+                directory: certificates,
                 keys: intermediary.keys,
                 metadata: Arc::new(crate::osci::XtaMetadata),
                 quotas: Arc::clone(&quotas),
@@ -719,6 +702,7 @@ impl Gateway {
             tokio::spawn(count_waiting(operations, metrics, clock, stop.clone())),
         ];
         upkeep.extend(pollers.into_iter().map(|poller| tokio::spawn(poller.run(stop.clone()))));
+        upkeep.extend(followers.into_iter().map(|follower| tokio::spawn(follower.run(stop.clone()))));
         upkeep.extend(osci_pollers.into_iter().map(|poller| tokio::spawn(poller.run(stop.clone()))));
         tracing::info!(%exchange, osci = ?osci_address, operator = ?operator, telemetry = ?telemetry, held = config.hold, "The gateway is running.");
         Ok(Self {

@@ -18,7 +18,7 @@ use amtsbote_testkit::seeded::SeededEntropy;
 /// Password of all p12 files.
 pub(crate) const PASSWORD: &str = "laboratory";
 /// Everybody with keys of OSCI.
-const NAMES: [&str; 3] = ["intermediary", "alice", "bob"];
+const NAMES: [&str; 4] = ["intermediary", "alice", "bob", "clerk"];
 
 fn section(more: &str) -> String {
     format!(
@@ -44,6 +44,7 @@ parties = ["dept:alice"]
 serves = ["osci:alice"]
 osci_cipher = ["pki/alice-cipher.pem"]
 osci_signature = ["pki/alice-sign.pem"]
+certificates = ["pki/alice.pem"]
 [[accounts]]
 name = "bob"
 roles = ["author", "reader"]
@@ -51,11 +52,15 @@ parties = ["dept:bob"]
 serves = ["osci:bob"]
 osci_cipher = ["pki/bob-cipher.pem"]
 osci_signature = ["pki/bob-sign.pem"]
+certificates = ["pki/bob.pem"]
 "#;
 
 /// A laboratory whose gateway is not started yet. `more`: lines for `[osci]`.
 pub(crate) async fn prepare(more: &str) -> Lab {
     let lab = Lab::prepare(Options { extra: section(more), ..Options::default() }).await;
+    for name in ["alice", "bob"] {
+        lab.pki.add(name, &Purpose::Client, KeyKind::P256).unwrap();
+    }
     for name in NAMES {
         lab.pki.add(&format!("{name}-cipher"), &Purpose::Cipher, KeyKind::Rsa3072).unwrap();
         lab.pki.add(&format!("{name}-sign"), &Purpose::Seal, KeyKind::Rsa3072).unwrap();

@@ -315,6 +315,7 @@ async fn nobody_learns_anything_about_the_mail_of_others() {
         unknown: Unknown::StoreFor {
             account: "guests".parse().unwrap(),
             addressees: vec!["bob".parse().unwrap()],
+            categories: Vec::new(),
         },
         ..Setup::default()
     })

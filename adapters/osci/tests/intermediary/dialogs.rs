@@ -11,7 +11,8 @@ use amtsbote_osci::codec::cipher::IvLength;
 use amtsbote_osci::codec::content::{ContentPackage, Item, NewContainer, NewContent};
 use amtsbote_osci::codec::encryption::Method;
 use amtsbote_osci::codec::order::{Answer, CardRule, CardSelection, FetchRule, Part, Request};
-use amtsbote_osci::{DIALOG_IDLE, DialogError, Freight, Session};
+use amtsbote_osci::{DIALOG_IDLE, DialogError, Freight, Own, Session};
+use amtsbote_testkit::directory::FakeDirectory;
 use sha2::{Digest as _, Sha256};
 
 use crate::lab::{KEYS, Lab, Setup, certificates_for, digits, fetch, letter, store_order};
@@ -201,8 +202,11 @@ async fn answers_are_encrypted_like_orders() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_may_store_where_it_is_allowed_and_no_more() {
-    let unknown =
-        Unknown::StoreFor { account: "guests".parse().unwrap(), addressees: vec!["bob".parse().unwrap()] };
+    let unknown = Unknown::StoreFor {
+        account: "guests".parse().unwrap(),
+        addressees: vec!["bob".parse().unwrap()],
+        categories: Vec::new(),
+    };
     let lab = Lab::with(Setup { unknown, ..Setup::default() }).await;
     let id = lab.store("mallory", "bob", "hello", b"1").await;
     let mut mallory = lab.dialog("mallory").await;
@@ -216,6 +220,74 @@ async fn strangers_may_store_where_it_is_allowed_and_no_more() {
     assert_eq!(cards(&mut intermediary, by_id(&id)).await.len(), 0);
     let mut bob = lab.dialog("bob").await;
     assert_eq!(fetch(&mut bob, FetchRule::Next).await.0, Some(id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_directory_says_which_strangers_may_store() {
+    let unknown = Unknown::StoreFor {
+        account: "guests".parse().unwrap(),
+        addressees: vec!["bob".parse().unwrap()],
+        categories: vec!["Passbehörde".to_owned(), "Meldebehörde".to_owned()],
+    };
+    let directory = Arc::new(FakeDirectory::default());
+    directory.list_client(KEYS["mallory"].cipher.certificate().der(), "Meldebehörde");
+    directory.list_client(KEYS["intermediary"].cipher.certificate().der(), "Standesamt");
+    let setup = Setup { unknown, directory: Some(Arc::clone(&directory)), ..Setup::default() };
+    let lab = Lab::with(setup).await;
+    lab.store("mallory", "bob", "hello", b"1").await;
+    let code_of = |error: DialogError| match error {
+        DialogError::Fault(digits) => digits,
+        other => panic!("{other}"),
+    };
+    let refused = lab.client("intermediary").open(lab.peer()).await.map(drop).unwrap_err();
+    assert_eq!(code_of(refused), "9501", "it belongs to another category");
+    // Whether it may cannot be said now: that is no refusal. Those who have an account are not asked about.
+    directory.set_down(true);
+    let later = lab.client("mallory").open(lab.peer()).await.map(drop).unwrap_err();
+    assert_eq!(code_of(later), "9000");
+    lab.store("alice", "bob", "hello", b"2").await;
+    assert_eq!(lab.stored(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_directory_says_whose_a_new_certificate_is() {
+    let directory = Arc::new(FakeDirectory::default());
+    // Bob encrypts anew; nobody told us, but the directory knows.
+    let new = KEYS["mallory"].cipher.certificate();
+    directory.list_addressee(new.der(), "osci:somebody-else");
+    directory.list_addressee(new.der(), "osci:bob");
+    let lab = Lab::with(Setup { directory: Some(Arc::clone(&directory)), ..Setup::default() }).await;
+    let id = lab.store("alice", "mallory", "hello", b"1").await;
+    let mut alice = lab.dialog("alice").await;
+    let other = alice.message_id().await.unwrap();
+    let refused = alice.ask(&store_order(&other, "s"), letter("intermediary", b"1")).await.unwrap();
+    assert_eq!(digits(&refused), ["9706"]);
+    directory.set_down(true);
+    let later = alice.ask(&store_order(&other, "s"), letter("mallory", b"1")).await.unwrap_err();
+    assert!(matches!(later, DialogError::Fault(digits) if digits == "9000"));
+    let mut bob = lab.dialog("bob").await;
+    assert_eq!(fetch(&mut bob, FetchRule::Next).await.0, Some(id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_shows_the_certificate_of_others_does_not_use_up_their_quota() {
+    let lab = Lab::with(Setup { quota: 20, ..Setup::default() }).await;
+    let mut alice = lab.dialog("alice").await;
+    // Signed by nobody whom we know as alice.
+    let forger = Own { signature: KEYS["mallory"].signature.clone(), ..KEYS["alice"].clone() };
+    let forger = lab.client_of(forger);
+    for _ in 0..40 {
+        let answered = forger.once(&lab.peer(), &Request::GetMessageId, Freight::default()).await.unwrap();
+        assert_eq!(digits(&answered), ["9700"]);
+    }
+    alice.message_id().await.unwrap();
+    let refused = loop {
+        let answered = alice.ask(&Request::GetMessageId, Freight::default()).await.unwrap();
+        if !answered.response.feedback.is_success() {
+            break answered;
+        }
+    };
+    assert_eq!(digits(&refused), ["9811"], "her own calls do");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,6 @@ use amtsbote_core::id::MessageId;
 use amtsbote_core::intake::Intake;
 use amtsbote_core::key::{AccountName, PartyId};
 use amtsbote_core::mailbox::Mailboxes;
-use amtsbote_core::message::Metadata;
 use amtsbote_core::port::{
     Channel, Clock, Directory, Entropy, Exchanger, MessageStore, Silent, StoreError, StoredMessage,
 };
@@ -38,7 +37,7 @@ use amtsbote_osci::reception::Limits;
 use amtsbote_osci::transfers::{TransferLimits, Transfers};
 use amtsbote_osci::{
     Answered, DIALOG_IDLE, DeliveryIds, Freight, Inbound, MetadataCodec, OsciChannel, OsciClient, OsciKeys,
-    OsciOptions, OsciPeer, OsciPusher, Own, Peer, Protection, PushPorts, Recipient, Services, Session,
+    OsciOptions, OsciPeer, OsciPusher, Own, Peer, Protection, PushPorts, Recipient, Said, Services, Session,
     router,
 };
 use amtsbote_testkit::directory::FakeDirectory;
@@ -91,7 +90,7 @@ pub(crate) struct NoMetadata;
 
 #[async_trait]
 impl MetadataCodec for NoMetadata {
-    async fn read(&self, _: &str, _: &PartyId) -> Option<Metadata> {
+    async fn read(&self, _: &str, _: &PartyId) -> Option<Said> {
         None
     }
 
@@ -127,6 +126,10 @@ pub(crate) struct Setup {
     pub(crate) pushed_by: Option<Certificate>,
     /// Addresses that are pushed to.
     pub(crate) push_to: Vec<Url>,
+    /// Calls per second.
+    pub(crate) quota: u32,
+    /// What the directory knows of certificates; with one, it is asked about addressees.
+    pub(crate) directory: Option<Arc<FakeDirectory>>,
 }
 
 /// How another intermediary is used.
@@ -140,6 +143,8 @@ pub(crate) struct Hub {
     /// Who gets it there.
     pub(crate) recipient: &'static str,
     pub(crate) protection: Protection,
+    /// Time for one exchange.
+    pub(crate) patience: Duration,
 }
 
 impl Default for Setup {
@@ -155,6 +160,8 @@ impl Default for Setup {
             hub: None,
             pushed_by: None,
             push_to: Vec::new(),
+            quota: 10_000,
+            directory: None,
         }
     }
 }
@@ -249,7 +256,7 @@ impl Lab {
                 folder: std::env::temp_dir(),
             };
             let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(rand_seed()));
-            let client = OsciClient::new(http(), entropy, limits, KEYS[hub.own].clone());
+            let client = OsciClient::new(http(hub.patience), entropy, limits, KEYS[hub.own].clone());
             let peer = OsciPeer {
                 client,
                 peer: hub.peer.clone(),
@@ -315,13 +322,14 @@ impl Lab {
             policy: setup.policy,
             unsigned_orders: setup.unsigned_orders,
             folder: outside.folder.path().to_owned(),
+            directory_addressees: setup.directory.is_some(),
             cards: 100,
         };
         let keys = Arc::new(keys);
         let mut exchangers: Vec<Arc<dyn Exchanger>> = Vec::new();
         if !setup.push_to.is_empty() {
             let ports = PushPorts {
-                http: http(),
+                http: http(PATIENCE),
                 store: Arc::clone(&store),
                 entropy: Arc::clone(&entropy),
                 clock: Arc::clone(&clock),
@@ -379,10 +387,11 @@ impl Lab {
             clock,
             entropy: Arc::clone(&entropy),
             accounts,
+            directory: setup.directory.clone().unwrap_or_default(),
             trust: Trust { unknown: setup.unknown.clone(), authorities: Vec::new() },
             keys,
             metadata: Arc::new(NoMetadata),
-            quotas: Arc::new(Quotas::new(NonZeroU32::new(10_000).unwrap())),
+            quotas: Arc::new(Quotas::new(NonZeroU32::new(setup.quota).unwrap())),
             in_flight: Arc::new(InFlight::new(256 << 20)),
             options,
             dialogs: Dialogs::new(DIALOG_IDLE),
@@ -395,7 +404,7 @@ impl Lab {
         let router = router(Arc::clone(&services));
         let listener = Listener { name: "osci", socket, tls: None, router, limits: HttpLimits::default() };
         tokio::spawn(serve(listener, stop.clone()));
-        Self { outside, services, address, http: http(), setup, _stop: stop.drop_guard() }
+        Self { outside, services, address, http: http(PATIENCE), setup, _stop: stop.drop_guard() }
     }
 
     pub(crate) fn url(&self) -> Url {
@@ -412,8 +421,12 @@ impl Lab {
     }
 
     pub(crate) fn client(&self, name: &str) -> OsciClient {
+        self.client_of(KEYS[name].clone())
+    }
+
+    pub(crate) fn client_of(&self, own: Own) -> OsciClient {
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(rand_seed()));
-        OsciClient::new(self.http.clone(), entropy, self.services.options.limits(), KEYS[name].clone())
+        OsciClient::new(self.http.clone(), entropy, self.services.options.limits(), own)
     }
 
     pub(crate) async fn dialog(&self, name: &str) -> Session {
@@ -449,13 +462,12 @@ impl Lab {
     }
 }
 
-fn http() -> HttpClient {
-    let options = ClientOptions {
-        reach: Reach::Anywhere,
-        connect: Duration::from_secs(5),
-        total: Duration::from_secs(60),
-        body: 64 << 20,
-    };
+/// Time for one exchange, if nobody is slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+fn http(total: Duration) -> HttpClient {
+    let options =
+        ClientOptions { reach: Reach::Anywhere, connect: Duration::from_secs(5), total, body: 64 << 20 };
     HttpClient::new(amtsbote_tls::client_config(Vec::new(), None).unwrap(), options).unwrap()
 }
 

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use amtsbote_core::delivery::{Delivery, EventKind, State};
+use amtsbote_core::delivery::{Delivery, EventKind, RemoteStage, State};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::intake::{Admission, Submission, Target, UnusableCertificate};
 use amtsbote_core::message::{IdScheme, IntakeKey, Message, Part, Sha256Digest};
 use amtsbote_core::port::{MessageStore, NoteKind, Staged};
+use amtsbote_core::remote::Following;
 use amtsbote_core::route::Route;
 use amtsbote_osci::clients::Trust;
 use amtsbote_osci::codec::algorithm::Policy;
@@ -19,16 +20,26 @@ use amtsbote_osci::codec::content::{
 };
 use amtsbote_osci::codec::order::{Answer, CardRule, CardSelection, FetchRule, Request};
 use amtsbote_osci::codec::signature::NoParts;
-use amtsbote_osci::{Freight, Inbound, OsciPoller, Peer, Protection};
+use amtsbote_osci::{Freight, Inbound, OsciFollower, OsciPoller, Peer, Protection};
+use amtsbote_testkit::time::noon;
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method as HttpMethod, StatusCode};
 use axum::response::IntoResponse as _;
+use futures::StreamExt as _;
+use url::Url;
 
-use crate::lab::{Hub, KEYS, Lab, NoMetadata, Setup, certificates_for, fetch, store_order};
+use crate::lab::{Hub, KEYS, Lab, NoMetadata, PATIENCE, Setup, certificates_for, fetch, store_order};
 
 fn hub(remote: &Lab, protection: Protection) -> Hub {
-    Hub { peer: remote.peer(), own: "alice", recipient: "bob", protection, receiver: None }
+    Hub {
+        peer: remote.peer(),
+        own: "alice",
+        recipient: "bob",
+        protection,
+        receiver: None,
+        patience: PATIENCE,
+    }
 }
 
 async fn behind(hub: Hub) -> Lab {
@@ -102,8 +113,155 @@ async fn a_message_of_a_portal_reaches_a_mailbox_at_another_intermediary() {
     assert_eq!(bytes, b"<antrag/>");
     let mut content = fetched.received.content(fetched.received.part(part).unwrap());
     assert_eq!(content.next_piece().unwrap().unwrap(), b"attachment");
+}
+
+/// What the remote intermediary said, as far as it is on the ProcessCard here.
+async fn told(local: &Lab, id: MessageId) -> Vec<RemoteStage> {
+    let stored = local.outside.store.load(id).await.unwrap().unwrap();
+    let stages = stored.events.iter().filter_map(|event| match &event.kind {
+        EventKind::Remote { stage, remote_at } => {
+            assert!((noon()..noon() + Duration::from_secs(60)).contains(remote_at), "{remote_at}");
+            Some(*stage)
+        }
+        _ => None,
+    });
+    stages.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_a_delivery_there_is_told_here() {
+    let remote = Lab::start().await;
+    let local = behind(hub(&remote, Protection::default())).await;
+    let follower = OsciFollower {
+        name: "hub".to_owned(),
+        client: local.client("alice"),
+        peer: remote.peer(),
+        following: Following::new(Arc::clone(&local.services.store), Arc::clone(&local.services.clock)),
+        every: Duration::from_secs(60),
+        clock: Arc::clone(&local.services.clock),
+    };
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        ids.push(submit(&local, format!("<antrag n=\"{n}\"/>").as_bytes(), b"").await);
+        ended(&local, ids[n]).await;
+    }
+    remote.settle().await;
+    follower.look().await;
+    assert_eq!(told(&local, ids[0]).await, []);
+    let mut bob = remote.dialog("bob").await;
+    fetch(&mut bob, FetchRule::Next).await;
+    follower.look().await;
+    assert_eq!(told(&local, ids[0]).await, [RemoteStage::Fetched]);
+    fetch(&mut bob, FetchRule::Next).await;
+    follower.look().await;
+    follower.look().await;
+    assert_eq!(told(&local, ids[0]).await, [RemoteStage::Fetched, RemoteStage::Received], "each once");
+    assert_eq!(told(&local, ids[1]).await, [RemoteStage::Fetched]);
+    assert_eq!(told(&local, ids[2]).await, []);
+    let notes = local.outside.store.notes(NoteKind::RemoteId, None, 9).await.unwrap();
+    assert_eq!(notes.len(), 2, "what was received is not followed any more");
+    fetch(&mut bob, FetchRule::Next).await;
+    bob.close().await.unwrap();
+    follower.look().await;
+    for id in ids {
+        assert_eq!(told(&local, id).await, [RemoteStage::Fetched, RemoteStage::Received]);
+    }
     let notes = local.outside.store.notes(NoteKind::RemoteId, None, 9).await.unwrap();
     assert!(notes.is_empty(), "nothing is left behind");
+}
+
+/// A server that is reached and does something else than answer, until it is told to hand on to an intermediary.
+async fn wayward(remote: Arc<Lab>, way: Way, well: Arc<AtomicBool>) -> Peer {
+    let peer = remote.peer();
+    let handler = move |body: Bytes| {
+        let (remote, well) = (Arc::clone(&remote), Arc::clone(&well));
+        async move {
+            if well.load(Ordering::SeqCst) {
+                let reply = remote.http.exchange(HttpMethod::POST, remote.url(), HeaderMap::new(), body);
+                return reply.await.unwrap().body.into_response();
+            }
+            let line = |n: u8| Ok::<_, std::io::Error>(Bytes::from(vec![n; 1 << 16]));
+            match way {
+                Way::Hangs => std::future::pending().await,
+                Way::BreaksOff => Body::from_stream(futures::stream::iter([
+                    line(b'a'),
+                    Err(std::io::ErrorKind::ConnectionReset.into()),
+                ]))
+                .into_response(),
+                Way::Stalls => Body::from_stream(
+                    futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(
+                        b"MIME-Version: 1.0\r\n",
+                    ))])
+                    .chain(futures::stream::pending()),
+                )
+                .into_response(),
+                Way::NeverEnds => Body::from_stream(futures::stream::iter(
+                    std::iter::once(Ok::<_, std::io::Error>(Bytes::from_static(ENDLESS)))
+                        .chain(std::iter::repeat_with(move || line(b'x'))),
+                ))
+                .into_response(),
+                Way::Garbage => "<html>502</html>".into_response(),
+                Way::Redirects => {
+                    (StatusCode::TEMPORARY_REDIRECT, [("location", "http://127.0.0.1:1/")]).into_response()
+                }
+            }
+        }
+    };
+    Peer { url: serve_at(Router::new().fallback(handler)).await, ..peer }
+}
+
+/// The beginning of an answer whose XML never ends.
+const ENDLESS: &[u8] = b"MIME-Version: 1.0\r\nContent-Type: Multipart/Related; boundary=b; type=\"text/xml\"; start=\"<osci@message>\"\r\n\r\n--b\r\nContent-Type: text/xml; charset=UTF-8\r\nContent-Transfer-Encoding: 8bit\r\nContent-ID: <osci@message>\r\n\r\n<a>";
+
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Hangs,
+    Stalls,
+    BreaksOff,
+    NeverEnds,
+    Garbage,
+    Redirects,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_server_does_instead_of_answering_the_message_waits_and_goes_on() {
+    for (way, code) in [
+        (Way::Hangs, "outcome-unknown"),
+        (Way::Stalls, "outcome-unknown"),
+        (Way::BreaksOff, "answer-unusable"),
+        (Way::NeverEnds, "answer-unusable"),
+        (Way::Garbage, "answer-unusable"),
+        (Way::Redirects, "outcome-unknown"),
+    ] {
+        let (remote, well) = (Arc::new(Lab::start().await), Arc::new(AtomicBool::new(false)));
+        let peer = wayward(Arc::clone(&remote), way, Arc::clone(&well)).await;
+        // Only for what never ends by itself; nobody else needs as long.
+        let patience = match way {
+            Way::Hangs | Way::Stalls => Duration::from_millis(50),
+            _ => PATIENCE,
+        };
+        let local = behind(Hub { peer, patience, ..hub(&remote, Protection::default()) }).await;
+        let id = submit(&local, b"<antrag/>", b"").await;
+        let failed = loop {
+            let stored = local.outside.store.load(id).await.unwrap().unwrap();
+            let failed = stored.events.iter().find_map(|event| match &event.kind {
+                EventKind::AttemptFailed { reason, .. } => Some(reason.clone()),
+                _ => None,
+            });
+            match failed {
+                Some(failed) => break failed,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(failed.code, code, "{way:?}: {}", failed.detail);
+        assert_eq!(remote.stored(), 0);
+        if matches!(way, Way::Hangs | Way::Stalls) {
+            continue;
+        }
+        well.store(true, Ordering::SeqCst);
+        assert_eq!(ended(&local, id).await.0, State::Delivered, "{way:?}");
+        assert_eq!(remote.stored(), 1, "{way:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,15 +343,19 @@ async fn unreliable(remote: Arc<Lab>, lose: usize, after_it_was_taken: bool) -> 
             }
         }
     };
+    Peer { url: serve_at(Router::new().fallback(handler)).await, ..peer }
+}
+
+/// Serves on a port of its own.
+async fn serve_at(router: Router) -> Url {
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", socket.local_addr().unwrap()).parse().unwrap();
-    let router = Router::new().fallback(handler);
     let (listener, stop) = (
         amtsbote_http::Listener { name: "proxy", socket, tls: None, router, limits: Default::default() },
         tokio_util::sync::CancellationToken::new(),
     );
     tokio::spawn(amtsbote_http::serve(listener, stop));
-    Peer { url, ..peer }
+    url
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,6 +49,16 @@ pub enum FailureClass {
     Ours,
 }
 
+/// How far a message came at a server it was handed over to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RemoteStage {
+    /// Its recipient fetched it (OSCI: Forwarding).
+    Fetched,
+    /// Its recipient confirmed it (OSCI: Reception).
+    Received,
+}
+
 /// Why an attempt failed: a stable code and a sentence without payload or personal data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureReason {
@@ -218,6 +228,13 @@ pub enum EventKind {
     },
     /// Undeliverable because its time is over.
     Expired,
+    /// The server it was handed over to says how far it came there.
+    Remote {
+        /// How far.
+        stage: RemoteStage,
+        /// When, by the clock of that server.
+        remote_at: Timestamp,
+    },
     /// A department answered it.
     Replied {
         /// The answer.

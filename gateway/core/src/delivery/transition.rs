@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, SealRecord};
+use super::event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, RemoteStage, SealRecord};
 use super::state::{
     DeadHead, DeadReason, DeadlineWatch, Delivery, ItemState, MailboxItem, Placement, RejectReason, Retries,
     State,
@@ -145,6 +145,13 @@ pub enum Input {
     Repeated,
     /// Its sender waited for the answer, and it could not even be handed over.
     Unanswered(FailureReason),
+    /// The server it was handed over to says how far it came there.
+    Remote {
+        /// How far.
+        stage: RemoteStage,
+        /// When, by the clock of that server.
+        remote_at: Timestamp,
+    },
     /// The department answered.
     Replied {
         /// The answer.
@@ -295,6 +302,7 @@ impl Delivery {
             }
             Input::Fetch { account } => next.fetch(account)?,
             Input::Unanswered(last) => next.unanswered(last)?,
+            Input::Remote { stage, remote_at } => next.remote(stage, remote_at)?,
             Input::Replied { reply } => next.note(EventKind::Replied { reply }),
             Input::Cancel { account } => next.cancel(account)?,
             Input::Strip => next.strip()?,
@@ -701,6 +709,14 @@ impl Step {
             self.enter(State::Fetched);
         }
         self.note(EventKind::Fetched { account });
+        Ok(())
+    }
+
+    fn remote(&mut self, stage: RemoteStage, remote_at: Timestamp) -> Result<(), Refusal> {
+        if self.delivery.state != State::Delivered || self.delivery.item.is_some() {
+            return Err(Refusal::NotNow);
+        }
+        self.note(EventKind::Remote { stage, remote_at });
         Ok(())
     }
 

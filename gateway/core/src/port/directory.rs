@@ -69,3 +69,20 @@ pub trait Directory: Send + Sync {
     /// When no answer can be had within the adapter's time bound.
     async fn find(&self, query: &ServiceQuery) -> Result<DirectoryAnswer, DirectoryUnavailable>;
 }
+
+/// What a directory knows of certificates: who strangers are, and whom others encrypt for. Certificates are DER. Answers may be some minutes
+/// old, never older: this is also how a withdrawn permission shows.
+#[async_trait]
+pub trait CertificateDirectory: Send + Sync {
+    /// Whether an organisation of the category has this client certificate.
+    ///
+    /// # Errors
+    /// When no answer can be had within the adapter's time bound.
+    async fn belongs_to(&self, certificate: &[u8], category: &str) -> Result<bool, DirectoryUnavailable>;
+
+    /// Keys of the organisations that are reached over OSCI with this cipher certificate.
+    ///
+    /// # Errors
+    /// When no answer can be had within the adapter's time bound.
+    async fn addressed_by(&self, certificate: &[u8]) -> Result<Vec<PartyId>, DirectoryUnavailable>;
+}

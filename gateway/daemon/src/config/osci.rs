@@ -29,8 +29,10 @@ pub struct OsciConfig {
     pub signature: KeyPair,
     /// Authorities whose signatures on certificates can be checked.
     pub authorities: Vec<PathBuf>,
-    /// In whose name clients without an account may store, and for which accounts.
-    pub guests: Option<(AccountName, Vec<AccountName>)>,
+    /// Clients without an account.
+    pub guests: Option<OsciGuests>,
+    /// The directory is asked about addressees whose certificate no account has.
+    pub directory_addressees: bool,
     /// CBC and Triple DES are decrypted.
     pub legacy_ciphers: bool,
     /// Keys wrapped with PKCS#1 v1.5 are unwrapped.
@@ -53,6 +55,17 @@ pub struct OsciConfig {
     pub push_to: Vec<Url>,
     /// Authorities of their servers, for HTTPS.
     pub push_authorities: Vec<PathBuf>,
+}
+
+/// What clients without an account may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OsciGuests {
+    /// In whose name they store.
+    pub account: AccountName,
+    /// Accounts they may store for.
+    pub addressees: Vec<AccountName>,
+    /// The directory has to know them as clients of one of these categories, if there are any.
+    pub categories: Vec<String>,
 }
 
 fn pair(section: &mut Section<'_>, findings: &mut Findings, name: &str) -> Option<KeyPair> {
@@ -97,8 +110,13 @@ pub(super) fn intermediary(
         section.parsed::<AccountName>(findings, "guest_account", "name the account of unknown senders");
     let addressees =
         section.list::<AccountName>(findings, "guest_addressees", "name accounts they may store for");
+    let categories = section.texts(findings, "guest_categories");
+    if guest.is_none() && !categories.is_empty() {
+        section.issue(findings, "guest_account", "is missing", "name the account of unknown senders");
+    }
+    let directory_addressees = section.flag(findings, "directory_addressees", false);
     let guests = match (guest, addressees.is_empty()) {
-        (Some(account), false) => Some((account, addressees)),
+        (Some(account), false) => Some(OsciGuests { account, addressees, categories }),
         (None, true) => None,
         (Some(_), true) => {
             let remedy = "name the accounts unknown senders may store for";
@@ -139,6 +157,7 @@ pub(super) fn intermediary(
         signature: signature?,
         authorities,
         guests,
+        directory_addressees,
         legacy_ciphers,
         rsa15,
         unsigned_orders,
@@ -176,6 +195,8 @@ pub struct OsciPeerConfig {
     pub encrypt: bool,
     /// Time for one exchange.
     pub attempt: Duration,
+    /// It is asked so often what became of deliveries.
+    pub follow: Duration,
     /// Deliveries come in from there.
     pub inbound: Option<OsciInbound>,
 }
@@ -216,6 +237,7 @@ fn peer(mut section: Section<'_>, findings: &mut Findings) -> Option<OsciPeerCon
     let sign = section.flag(findings, "sign_content", false);
     let encrypt = section.flag(findings, "encrypt_content", false);
     let attempt = section.duration(findings, "attempt", Duration::from_secs(60));
+    let follow = section.duration(findings, "follow", Duration::from_secs(5 * 60));
     let polled = section.has("poll");
     let every = section.duration(findings, "poll", Duration::from_secs(60));
     let push = section.flag(findings, "accept_pushes", false);
@@ -257,6 +279,7 @@ fn peer(mut section: Section<'_>, findings: &mut Findings) -> Option<OsciPeerCon
         sign,
         encrypt,
         attempt,
+        follow,
         inbound,
     })
 }
