@@ -105,12 +105,12 @@ pub(crate) fn client(lab: &Lab, name: &str, seed: u64) -> OsciClient {
     let options = ClientOptions {
         reach: Reach::Anywhere,
         connect: Duration::from_secs(5),
-        total: Duration::from_secs(30),
+        total: Duration::from_secs(300),
         body: 8 << 20,
     };
     let http = HttpClient::new(amtsbote_tls::client_config(Vec::new(), None).unwrap(), options).unwrap();
     let limits =
-        Limits { xml: 8 << 20, message: 8 << 20, policy: Policy::default(), folder: std::env::temp_dir() };
+        Limits { xml: 8 << 20, message: 2 << 30, policy: Policy::default(), folder: std::env::temp_dir() };
     let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(seed));
     OsciClient::new(http, entropy, limits, own(lab, name))
 }

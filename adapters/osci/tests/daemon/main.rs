@@ -5,5 +5,6 @@
 mod bridging;
 mod killed;
 mod lab;
+mod large;
 mod library;
 mod two;

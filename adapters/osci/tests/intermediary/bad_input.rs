@@ -360,10 +360,19 @@ async fn packages_that_are_made_to_cost_are_refused() {
     let signed = signed.finish(Some(&KEYS["alice"].signature)).unwrap();
     let from = signed.find("<ds:Signature").unwrap();
     let until = signed.find("</ds:Signature>").unwrap() + "</ds:Signature>".len();
-    let masses = signed.replace(&signed[from..until], &signed[from..until].repeat(17));
-    for (name, package) in [("sealed within sealed", sealed(&sealed(""))), ("masses of signatures", masses)] {
+    let signature = &signed[from..until];
+    let signatures = |count: usize| {
+        let numbered = (0..count).map(|n| signature.replacen(" Id=\"", &format!(" Id=\"n{n}-"), 1));
+        signed.replace(signature, &numbered.collect::<String>())
+    };
+    let id = alice.message_id().await.unwrap();
+    let many = Freight::delivery(signatures(16), with_signer("alice", "bob"));
+    let answered = alice.ask(&store_order(&id, "s"), many).await.unwrap();
+    assert!(answered.response.feedback.is_success(), "{answered:?}");
+    let cases = [("sealed within sealed", sealed(&sealed(""))), ("masses of signatures", signatures(17))];
+    for (name, package) in cases {
         let id = alice.message_id().await.unwrap();
-        let freight = Freight::delivery(package, certificates_for("bob"));
+        let freight = Freight::delivery(package, with_signer("alice", "bob"));
         let answered = alice.ask(&store_order(&id, "s"), freight).await;
         assert!(
             !matches!(&answered, Ok(answered) if answered.response.feedback.is_success()),
@@ -371,7 +380,34 @@ async fn packages_that_are_made_to_cost_are_refused() {
         );
         alice = lab.dialog("alice").await;
     }
-    assert_eq!(lab.stored(), 0);
+    assert_eq!(lab.stored(), 1);
+}
+
+/// Certificates of a delivery whose author signed contents.
+fn with_signer(author: &str, to: &str) -> Certificates {
+    certificates_for(to).with(CertificateRole::SignatureOtherAuthor, KEYS[author].signature.certificate())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_tag_nobody_learns_what_was_wrong() {
+    let policy = Policy { legacy_ciphers: true, rsa15: false };
+    let lab = Lab::with(Setup { policy, ..Setup::default() }).await;
+    let cipher = lab.peer().cipher;
+    let symmetric = Symmetric::parse("http://www.w3.org/2001/04/xmlenc#aes256-cbc", policy).unwrap();
+    let method = Method { symmetric, iv: IvLength::Sixteen, transport: KeyTransport::DEFAULT };
+    let good = Raw::init(&KEYS["alice"]).plain();
+    assert_eq!(code_of(&lab, encrypt(&good, method, &cipher)).await, "0801");
+    let mut padding = encrypt(&good, method, &cipher);
+    let last = padding.len() - 30;
+    padding[last] ^= 1;
+    for (name, bytes) in [
+        ("padding", padding),
+        ("noise", encrypt("noise", method, &cipher)),
+        ("no XML", encrypt(&wrap("noise"), method, &cipher)),
+        ("no order", encrypt(&wrap("<soap:Envelope/>"), method, &cipher)),
+    ] {
+        assert_eq!(code_of(&lab, bytes).await, "9202", "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
