@@ -101,6 +101,9 @@ const STORES: &[&str] = &[
     "nested=true contentSign=true",
     "twoContents=true contentSign=true content=attachment count=3 size=1000",
     "timestamps=cryptographic",
+    // 200 MiB.
+    "content=attachment size=209715200",
+    "content=attachment size=209715200 contentSign=true contentEncrypt=true attachmentEncrypt=true",
 ];
 
 /// Algorithms of transport and of signatures.
