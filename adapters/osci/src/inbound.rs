@@ -6,7 +6,7 @@ use amtsbote_core::delivery::Delivery;
 use amtsbote_core::intake::{Intake, IntakeError, Submission, Target, UnusableCertificate};
 use amtsbote_core::key::{AccountName, PartyId};
 use amtsbote_core::message::{ExternalId, IdScheme, IntakeKey, Message};
-use amtsbote_core::port::{Clock, MessageStore, StoreError};
+use amtsbote_core::port::{Clock, Entropy, MessageStore, StoreError};
 use amtsbote_core::route::Route;
 use bytes::Bytes;
 
@@ -15,6 +15,7 @@ use crate::codec::Problem;
 use crate::codec::block::{Certificates, custom_headers};
 use crate::codec::card::ProcessCard;
 use crate::deliveries::{KeepError, carry, checked, keep, unspoken};
+use crate::dialogs::challenge;
 use crate::reception::Received;
 use crate::server::in_thread;
 use crate::services::{MetadataCodec, Said};
@@ -40,6 +41,8 @@ pub struct Inbound {
     pub trust: Trust,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
 }
 
 /// Why a delivery was not taken in.
@@ -71,6 +74,17 @@ impl From<KeepError> for NotTaken {
 impl Inbound {
     /// Takes a delivery in; safe here when it returns. One that was taken before is recognised by its id.
     pub(crate) async fn take(&self, received: Received, card: ProcessCard) -> Result<(), NotTaken> {
+        let submission = self.submission(received, Some(card)).await?;
+        self.intake.accept(submission, &nothing).await?;
+        Ok(())
+    }
+
+    /// A delivery as core is handed it, its content in the store. Without a card it has no id, and is another one every time.
+    pub(crate) async fn submission(
+        &self,
+        received: Received,
+        card: Option<ProcessCard>,
+    ) -> Result<Submission, NotTaken> {
         let certificates = Certificates::read(&received.envelope)?;
         let custom = custom_headers(&received.envelope)?;
         let (planned, certificates, received) = in_thread(move || {
@@ -86,31 +100,31 @@ impl Inbound {
         let usual = unspoken().ok_or(Problem::Structure("a service without name"))?;
         let by_xta = said.as_ref().and_then(Said::external_id);
         let mut metadata = said.map_or(usual, |said| said.metadata);
-        metadata.subject = card.subject.or(metadata.subject);
+        let (id, subject) = card.map_or((None, None), |card| (Some(card.message_id), card.subject));
+        metadata.subject = subject.or(metadata.subject);
         (metadata.recipient, metadata.area) = (Some(self.recipient.clone()), None);
         let (inspections, _) = self.trust.inspect(&certificates, self.clock.now());
         let (parts, payload) = keep(planned, &received, self.store.stage().await?).await?;
         // One account may have mailboxes at several intermediaries, each with ids of its own.
-        let value = format!("{}/{}", self.name, card.message_id);
+        let value = match &id {
+            Some(id) => format!("{}/{id}", self.name),
+            None => format!("{}/{}", self.name, challenge(self.entropy.as_ref())),
+        };
         let value = value.parse().map_err(|_| Problem::Structure("a MessageId that is none"))?;
-        let submission = Submission {
+        let external = id.map(|value| ExternalId { scheme: IdScheme::Osci, value });
+        Ok(Submission {
             key: IntakeKey { account: self.account.clone(), scheme: IdScheme::Osci, value },
             sender: self.sender.clone(),
             metadata,
             parts,
             payload,
-            external_ids: [ExternalId { scheme: IdScheme::Osci, value: card.message_id }]
-                .into_iter()
-                .chain(by_xta)
-                .collect(),
+            external_ids: external.into_iter().chain(by_xta).collect(),
             carried: carry(&certificates, &custom, &inspections),
             canonical: Vec::new(),
             target: Target::LocalMailbox,
             reserved: None,
             unusable_certificate: UnusableCertificate::Wait,
-        };
-        self.intake.accept(submission, &nothing).await?;
-        Ok(())
+        })
     }
 }
 

@@ -292,6 +292,7 @@ fn inbound(name: &str, wanted: &OsciInbound, ports: &Surroundings<'_>) -> Result
         metadata: Arc::new(XtaMetadata),
         trust: Trust::default(),
         clock: Arc::clone(ports.clock),
+        entropy: Arc::clone(ports.entropy),
     })
 }
 

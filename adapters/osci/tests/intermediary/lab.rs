@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use amtsbote_core::account::{Account, AccountBook, Credential, LocalChannel, Role};
 use amtsbote_core::control::Controls;
-use amtsbote_core::delivery::{RetryPolicy, State};
+use amtsbote_core::delivery::{Proof, RetryPolicy, State};
 use amtsbote_core::engine::{Engine, EngineOptions, EnginePorts};
 use amtsbote_core::exchange::{ExchangePorts, Exchanges};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::intake::Intake;
 use amtsbote_core::key::{AccountName, PartyId};
 use amtsbote_core::mailbox::Mailboxes;
+use amtsbote_core::message::{Part, Sha256Digest};
 use amtsbote_core::port::{
-    Channel, Clock, Directory, Entropy, Exchanger, MessageStore, Silent, StoreError, StoredMessage,
+    Channel, Clock, Directory, Entropy, ExchangeOutcome, Exchanger, Handover, InstantAnswer, MessageStore,
+    Silent, StoreError, StoredMessage,
 };
 use amtsbote_core::reservation::Reservations;
 use amtsbote_core::route::{ChannelKind, Router};
@@ -40,6 +42,7 @@ use amtsbote_osci::{
     OsciOptions, OsciPeer, OsciPusher, Own, Peer, Protection, PushPorts, Recipient, Said, Services, Session,
     router,
 };
+use amtsbote_testkit::channel::FakeChannel;
 use amtsbote_testkit::directory::FakeDirectory;
 use amtsbote_testkit::memory::MemoryStore;
 use amtsbote_testkit::samples::tables;
@@ -100,6 +103,39 @@ impl MetadataCodec for NoMetadata {
     }
 }
 
+/// Whoever is asked answers with what was asked, in upper case; it plays AMQP.
+struct Answering;
+
+#[async_trait]
+impl Exchanger for Answering {
+    fn kind(&self) -> ChannelKind {
+        ChannelKind::Amqp
+    }
+
+    async fn exchange(&self, handover: &Handover) -> ExchangeOutcome {
+        let mut asked = handover.open(0).await.unwrap().unwrap().reader;
+        let document = asked.next().await.unwrap().unwrap().to_ascii_uppercase();
+        let part = Part {
+            name: None,
+            media_type: "application/octet-stream".to_owned(),
+            size: document.len() as u64,
+            sha256: Sha256Digest::of(&document),
+            offset: 0,
+            attributes: BTreeMap::new(),
+        };
+        let mut writer = handover.stage().await.unwrap();
+        writer.write(document.into()).await.unwrap();
+        ExchangeOutcome::Answered(Box::new(InstantAnswer {
+            proof: Proof("answered".to_owned()),
+            metadata: handover.message.metadata.clone(),
+            parts: vec![part],
+            payload: writer.finish().await.unwrap(),
+            external_ids: Vec::new(),
+            carried: Vec::new(),
+        }))
+    }
+}
+
 /// What outlives a process.
 #[derive(Clone)]
 pub(crate) struct Outside {
@@ -128,6 +164,8 @@ pub(crate) struct Setup {
     pub(crate) push_to: Vec<Url>,
     /// Calls per second.
     pub(crate) quota: u32,
+    /// Bob answers at once.
+    pub(crate) answers: bool,
     /// What the directory knows of certificates; with one, it is asked about addressees.
     pub(crate) directory: Option<Arc<FakeDirectory>>,
 }
@@ -161,6 +199,7 @@ impl Default for Setup {
             pushed_by: None,
             push_to: Vec::new(),
             quota: 10_000,
+            answers: false,
             directory: None,
         }
     }
@@ -241,6 +280,13 @@ impl Lab {
             accounts.push(guests);
         }
         let mut channels: Vec<Arc<dyn Channel>> = Vec::new();
+        let mut exchangers: Vec<Arc<dyn Exchanger>> = Vec::new();
+        if setup.answers {
+            let bob = accounts.last_mut().unwrap();
+            bob.channel = LocalChannel::Push(ChannelKind::Amqp, "amqp://main?queue=bob".into());
+            channels.push(Arc::new(FakeChannel::taking()));
+            exchangers.push(Arc::new(Answering));
+        }
         if let Some(hub) = &setup.hub {
             let mut office = account("office", &[Role::Reader], &["osci:office"], &KEYS["mallory"]);
             let address = match &hub.receiver {
@@ -326,7 +372,6 @@ impl Lab {
             cards: 100,
         };
         let keys = Arc::new(keys);
-        let mut exchangers: Vec<Arc<dyn Exchanger>> = Vec::new();
         if !setup.push_to.is_empty() {
             let ports = PushPorts {
                 http: http(PATIENCE),
@@ -354,6 +399,7 @@ impl Lab {
                 metadata: Arc::new(NoMetadata),
                 trust: Trust::default(),
                 clock: Arc::clone(&clock),
+                entropy: Arc::clone(&entropy),
             },
         });
         let recipients = recipients.collect();

@@ -412,6 +412,7 @@ pub(crate) fn inbound(local: &Lab) -> Inbound {
         metadata: Arc::new(NoMetadata),
         trust: Trust::default(),
         clock: Arc::clone(&local.services.clock),
+        entropy: Arc::clone(&local.services.entropy),
     }
 }
 

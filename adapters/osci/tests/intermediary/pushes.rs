@@ -1,7 +1,7 @@
 //! One intermediary pushes, the other is the recipient.
 
 use amtsbote_osci::codec::certificate::Certificate;
-use amtsbote_osci::codec::content::ContentPackage;
+use amtsbote_osci::codec::content::{ContentPackage, Item};
 use amtsbote_osci::codec::order::{Answer, FetchRule, Push, Request};
 use amtsbote_osci::{Answered, Session};
 
@@ -59,4 +59,30 @@ async fn nobody_else_is_believed_and_nobody_here_answers_at_once() {
     let to_alice = amtsbote_osci::Freight::delivery(package(b"x"), certificates_for("alice"));
     let refused = alice.ask(&Request::ForwardDelivery(order), to_alice).await.unwrap();
     assert_eq!(digits(&refused), ["9808"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organisation_that_answers_at_once_is_asked_over_an_intermediary() {
+    let believed = KEYS["intermediary"].signature.certificate().clone();
+    let setup = Setup { pushed_by: Some(believed), answers: true, ..Setup::default() };
+    let recipient = Lab::with(setup).await;
+    let intermediary = Lab::with(Setup { push_to: vec![recipient.url()], ..Setup::default() }).await;
+    let mut alice = intermediary.dialog("alice").await;
+    let mediated = push(&mut alice, &recipient, true).await;
+    assert_eq!(digits(&mediated), ["0801"]);
+    let Answer::MediateDelivery(Some(card), Some(reply)) = &mediated.response.answer else {
+        panic!("{:?}", mediated.response.answer)
+    };
+    assert!(card.reception.is_some() && reply.message_id != card.message_id);
+    let package = ContentPackage::of(&mediated.received.envelope).unwrap();
+    let items = package.items().unwrap();
+    assert!(matches!(&items[..], [Item::Inline { bytes, .. }] if bytes == b"PUSHED"), "{items:?}");
+    // The question and its answer are messages there, too.
+    assert_eq!(recipient.stored(), 2);
+    recipient.outside.store.set_full(true);
+    let refused = push(&mut alice, &recipient, true).await;
+    assert_eq!(digits(&refused), ["9805"], "there is no room");
+    recipient.outside.store.set_full(false);
+    let again = push(&mut alice, &recipient, true).await;
+    assert_eq!(digits(&again), ["0801"]);
 }
