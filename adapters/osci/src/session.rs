@@ -331,7 +331,14 @@ impl Session {
     /// See [`DialogError`].
     pub async fn cards(&mut self, ids: Vec<String>) -> Result<Vec<ProcessCard>, DialogError> {
         let selection = CardSelection::Ids(ids);
-        let rule = CardRule { selection, part: None, no_reception: false, limit: None };
+        self.cards_by(CardRule { selection, part: None, no_reception: false, limit: None }).await
+    }
+
+    /// Process cards by a rule; as many as the intermediary gives at once.
+    ///
+    /// # Errors
+    /// See [`DialogError`].
+    pub async fn cards_by(&mut self, rule: CardRule) -> Result<Vec<ProcessCard>, DialogError> {
         let answered = self.ask(&Request::FetchProcessCard(rule), Freight::default()).await?;
         let digits = first_digits(&answered.response);
         match answered.response.answer {

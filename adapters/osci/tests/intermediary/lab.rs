@@ -471,8 +471,12 @@ impl Lab {
     }
 
     pub(crate) fn client_of(&self, own: Own) -> OsciClient {
+        self.client_with(own, self.services.options.limits())
+    }
+
+    pub(crate) fn client_with(&self, own: Own, limits: Limits) -> OsciClient {
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(rand_seed()));
-        OsciClient::new(self.http.clone(), entropy, self.services.options.limits(), own)
+        OsciClient::new(self.http.clone(), entropy, limits, own)
     }
 
     pub(crate) async fn dialog(&self, name: &str) -> Session {

@@ -20,6 +20,7 @@ use amtsbote_osci::codec::content::{
 };
 use amtsbote_osci::codec::order::{Answer, CardRule, CardSelection, FetchRule, Request};
 use amtsbote_osci::codec::signature::NoParts;
+use amtsbote_osci::reception::Limits;
 use amtsbote_osci::{Freight, Inbound, OsciFollower, OsciPoller, Peer, Protection};
 use amtsbote_testkit::time::noon;
 use axum::Router;
@@ -474,4 +475,25 @@ async fn what_was_committed_but_not_confirmed_is_not_doubled() {
     assert_eq!((local.stored(), receptions(&remote, std::slice::from_ref(&id)).await), (1, 0));
     poller(&local, &remote).look().await;
     assert_eq!((local.stored(), receptions(&remote, &[id]).await), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_cannot_be_taken_stays_there_and_stops_nobody() {
+    let (remote, local) = (Lab::start().await, Lab::start().await);
+    let mut ids = vec![remote.store("alice", "bob", "s", b"before").await];
+    let (mut large, size) = (Vec::new(), 64 << 10);
+    for n in 0..6 {
+        let content = if n < 2 { vec![b'x'; size] } else { b"behind".to_vec() };
+        let stored = remote.store("alice", "bob", "s", &content).await;
+        if n < 2 { large.push(stored) } else { ids.push(stored) }
+    }
+    // Less than the intermediary takes.
+    let limits = Limits { xml: size, ..local.services.options.limits() };
+    let client = local.client_with(KEYS["bob"].clone(), limits);
+    let poller = OsciPoller { client, ..poller(&local, &remote) };
+    for _ in 0..2 {
+        poller.look().await;
+        assert_eq!((local.stored(), receptions(&remote, &ids).await), (5, 5));
+        assert_eq!(receptions(&remote, &large).await, 0);
+    }
 }
