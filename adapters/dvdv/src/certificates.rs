@@ -10,13 +10,18 @@ use async_trait::async_trait;
 use moka::sync::Cache;
 use serde_json::json;
 use sha1::{Digest, Sha1};
+use tokio::sync::Semaphore;
 
 use crate::directory::DvdvDirectory;
+use crate::options::DvdvOptions;
+use crate::outage::Outage;
 use crate::servers::{AskError, Said};
 use crate::wire::{OrganizationReply, VerificationReply};
 
 /// How long an answer is believed. There is no grace: a withdrawn permission has to show.
 const BELIEVED: Duration = Duration::from_secs(5 * 60);
+/// Questions at the same time.
+const AT_ONCE: usize = 2;
 /// Answers that are kept; strangers cannot make it more.
 const ENTRIES: u64 = 10_000;
 
@@ -32,18 +37,19 @@ enum Answer {
     Addressees(Arc<[PartyId]>),
 }
 
-/// Answers about certificates.
+/// Answers about certificates. Their outages are their own: a server that refuses these questions still answers for services.
 pub(crate) struct CertificateMemory {
     kept: Cache<Question, (Answer, Timestamp)>,
-}
-
-impl Default for CertificateMemory {
-    fn default() -> Self {
-        Self { kept: Cache::new(ENTRIES) }
-    }
+    outage: Outage,
+    /// Strangers cause these questions; they do not crowd out others.
+    asking: Semaphore,
 }
 
 impl CertificateMemory {
+    pub(crate) fn new(options: &DvdvOptions) -> Self {
+        Self { kept: Cache::new(ENTRIES), outage: Outage::new(options), asking: Semaphore::new(AT_ONCE) }
+    }
+
     fn fresh(&self, question: &Question, now: Timestamp) -> Option<Answer> {
         let (answer, at) = self.kept.get(question)?;
         (now.duration_since(at).unsigned_abs() < BELIEVED).then_some(answer)
@@ -82,7 +88,7 @@ impl DvdvDirectory {
                 let garbled =
                     |_| AskError::Garbled { what: "the answer to findOrganizationsByServiceElement" };
                 let found: Vec<OrganizationReply> = serde_json::from_slice(&body).map_err(garbled)?;
-                let keys = found.iter().flat_map(|one| &one.organization_keys);
+                let keys = found.iter().filter_map(|one| one.organization_keys.as_ref()).flatten();
                 Ok(keys.filter_map(|key| key.parse().ok()).collect())
             }
         }
@@ -92,7 +98,12 @@ impl DvdvDirectory {
         if let Some(answer) = self.certificates.fresh(&question, self.servers.clock.now()) {
             return Ok(answer);
         }
-        if let Some(reason) = self.outage.goes_on(self.servers.clock.now()) {
+        let _turn = self.certificates.asking.acquire().await;
+        // Somebody may have asked the same meanwhile.
+        if let Some(answer) = self.certificates.fresh(&question, self.servers.clock.now()) {
+            return Ok(answer);
+        }
+        if let Some(reason) = self.certificates.outage.goes_on(self.servers.clock.now()) {
             return Err(DirectoryUnavailable { reason });
         }
         let asked = match &question {
@@ -106,7 +117,7 @@ impl DvdvDirectory {
         let now = self.servers.clock.now();
         match asked {
             Ok(answer) => {
-                self.outage.is_over();
+                self.certificates.outage.is_over();
                 self.certificates.kept.insert(question, (answer.clone(), now));
                 Ok(answer)
             }
@@ -116,7 +127,7 @@ impl DvdvDirectory {
                     error = &error as &dyn std::error::Error,
                     "The directory cannot be asked about a certificate."
                 );
-                self.outage.begins(now, reason.clone());
+                self.certificates.outage.begins(now, reason.clone());
                 Err(DirectoryUnavailable { reason })
             }
         }

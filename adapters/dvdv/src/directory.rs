@@ -22,7 +22,7 @@ pub struct DvdvDirectory {
     pub(crate) certificates: CertificateMemory,
     memory: Memory,
     asking: Mutex<HashMap<ServiceQuery, Weak<Mutex<()>>>>,
-    pub(crate) outage: Outage,
+    outage: Outage,
 }
 
 impl DvdvDirectory {
@@ -39,14 +39,9 @@ impl DvdvDirectory {
         options.check()?;
         let memory = Memory::new(&options);
         let outage = Outage::new(&options);
+        let certificates = CertificateMemory::new(&options);
         let servers = Servers::new(client, options, clock, entropy);
-        Ok(Self {
-            servers,
-            certificates: CertificateMemory::default(),
-            memory,
-            asking: Mutex::default(),
-            outage,
-        })
+        Ok(Self { servers, certificates, memory, asking: Mutex::default(), outage })
     }
 
     async fn ask(&self, query: &ServiceQuery) -> Result<Learnt, AskError> {

@@ -34,8 +34,7 @@ pub(crate) struct VerificationReply {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct OrganizationReply {
-    #[serde(default)]
-    pub(crate) organization_keys: Vec<String>,
+    pub(crate) organization_keys: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -178,7 +178,8 @@ impl OsciChannel {
             target.peer.client.open(target.peer.peer.clone()).await.map_err(|error| of_dialog(&error))?;
         let known = self.ids.get(message.id).await.map_err(|error| of_store(&error))?;
         // An operator may have sent it another way meanwhile.
-        let known = known.filter(|known| known.place == target.name).map(|known| known.id);
+        let known =
+            known.filter(|known| known.place.is_empty() || known.place == target.name).map(|known| known.id);
         let id = match &known {
             Some(id) => id.clone(),
             None => self.new_id(&mut session, &target, message).await?,

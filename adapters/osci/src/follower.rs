@@ -1,5 +1,6 @@
 //! Asks other people's intermediaries what became of deliveries that were stored there: their process cards end up on ours.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,8 +57,7 @@ impl OsciFollower {
     /// Asks once for everything that is not known to be received.
     pub async fn look(&self) {
         if let Err(error) = self.ask().await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(intermediary = self.name, error, "Deliveries could not be followed.");
+            self.complain(&error);
         }
     }
 
@@ -70,8 +70,14 @@ impl OsciFollower {
                     Some(open) => open,
                     None => self.client.open(self.peer.clone()).await?,
                 };
-                self.ask_for(&mut open, &page.messages).await?;
-                session = Some(open);
+                match self.ask_for(&mut open, page.messages).await {
+                    Ok(()) => session = Some(open),
+                    // One delivery of these may be what it is about; those behind them are asked for all the same.
+                    Err(Stopped::Dialog(error @ (DialogError::Fault(_) | DialogError::Answer(_)))) => {
+                        self.complain(&error);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             after = page.next;
             if after.is_none() {
@@ -84,13 +90,31 @@ impl OsciFollower {
         }
     }
 
-    async fn ask_for(&self, session: &mut Session, messages: &[(MessageId, String)]) -> Result<(), Stopped> {
-        let cards = session.cards(messages.iter().map(|(_, id)| id.clone()).collect()).await?;
-        for (message, id) in messages {
-            let Some(card) = cards.iter().find(|card| card.message_id == *id) else { continue };
-            let progress = RemoteProgress { fetched: card.forwarding, received: card.reception };
-            self.following.note(*message, progress).await?;
+    async fn ask_for(
+        &self,
+        session: &mut Session,
+        messages: Vec<(MessageId, String)>,
+    ) -> Result<(), Stopped> {
+        let mut wanted: BTreeMap<String, MessageId> =
+            messages.into_iter().map(|(message, id)| (id, message)).collect();
+        // An intermediary may tell of fewer at a time than it was asked for.
+        while !wanted.is_empty() {
+            let before = wanted.len();
+            for card in session.cards(wanted.keys().cloned().collect()).await? {
+                let Some(message) = wanted.remove(&card.message_id) else { continue };
+                let progress = RemoteProgress { fetched: card.forwarding, received: card.reception };
+                if progress != RemoteProgress::default() {
+                    self.following.note(message, progress).await?;
+                }
+            }
+            if wanted.len() == before {
+                break;
+            }
         }
         Ok(())
+    }
+
+    fn complain(&self, error: &(dyn std::error::Error + 'static)) {
+        tracing::warn!(intermediary = self.name, error, "Deliveries could not be followed.");
     }
 }

@@ -169,16 +169,26 @@ impl Services {
         Some((Arc::clone(account), mailbox.clone()))
     }
 
-    /// The organisation that the directory says is addressed by a certificate, and the account that serves it here.
+    /// The organisation that the directory says is addressed by a certificate, and the account that serves it here. Several organisations
+    /// may share a certificate; if more than one of them is served here, nobody can say whose the delivery is.
     async fn listed(&self, cipher: &Certificate) -> Result<Option<(Arc<Account>, PartyId)>, Failure> {
         let organizations = self.directory.addressed_by(cipher.der()).await?;
         let accounts = self.accounts.load();
-        Ok(organizations.into_iter().find_map(|organization| {
-            let serving =
-                |account: &&Arc<Account>| account.has(Role::Reader) && account.serves.contains(&organization);
-            let account = accounts.iter().find(serving)?;
-            Some((Arc::clone(account), organization))
-        }))
+        let serving = |organization: &PartyId| {
+            let serves =
+                |account: &&Arc<Account>| account.has(Role::Reader) && account.serves.contains(organization);
+            accounts.iter().find(serves).cloned()
+        };
+        let mut served = organizations
+            .into_iter()
+            .filter_map(|organization| Some((serving(&organization)?, organization)));
+        match (served.next(), served.next()) {
+            (Some((_, one)), Some((_, other))) => {
+                tracing::warn!(%one, %other, "Organisations served here share a certificate of an addressee.");
+                Ok(None)
+            }
+            (found, _) => Ok(found),
+        }
     }
 
     /// `storeDelivery`

@@ -260,10 +260,7 @@ impl OsciPusher {
             (planned, certificates, received)
         });
         let (planned, certificates, received) = checking.await.map_err(|_| ended())?;
-        let planned = planned.map_err(|problem| match problem {
-            Problem::Signature(_) | Problem::NotAllSigned(_) => unknown(Code::Reached, problem.to_string()),
-            other => useless(other),
-        })?;
+        let planned = planned.map_err(|problem| unknown(Code::Reached, problem.to_string()))?;
         let custom = custom_headers(&received.envelope).map_err(useless)?;
         let (inspections, _) = self.trust.inspect(&certificates, self.clock.now());
         let response = Response::read(&received.envelope).map_err(useless)?;
@@ -341,7 +338,11 @@ fn judge(received: &Received, challenge: &str, wants_answer: bool) -> Result<Jud
     }
     if !response.feedback.is_success() {
         let digits = response.feedback.first().map(|entry| entry.digits.clone()).unwrap_or_default();
-        return Err(failed(Code::NotAccepted, format!("the recipient answered with code {digits}")));
+        let detail = format!("the recipient answered with code {digits}");
+        return Err(match digits == Code::RecipientInternal.digits() {
+            true => unknown(Code::RecipientInternal, detail),
+            false => failed(Code::NotAccepted, detail),
+        });
     }
     Ok(Judged { signer, warnings })
 }

@@ -158,19 +158,21 @@ fn log(inbound: &Inbound, error: &(dyn std::error::Error + 'static)) {
 fn code_of(error: &NotTaken) -> Code {
     match error {
         NotTaken::Content(problem) if !problem.code().is_fault() => problem.code(),
+        NotTaken::Intake(IntakeError::Store(_)) | NotTaken::Store(_) | NotTaken::Io(_) => {
+            Code::RecipientInternal
+        }
         NotTaken::Content(_) | NotTaken::Intake(_) => Code::NotAccepted,
-        NotTaken::Store(_) | NotTaken::Io(_) => Code::RecipientInternal,
     }
 }
 
 fn code_of_exchange(error: &ExchangeError) -> Code {
     match error {
+        // Somebody may have it, or will have it.
         ExchangeError::Intake(IntakeError::Store(_))
         | ExchangeError::Store(_)
-        | ExchangeError::Overloaded => Code::RecipientInternal,
-        ExchangeError::Intake(_)
+        | ExchangeError::Overloaded
         | ExchangeError::UnderWay
-        | ExchangeError::Failed(_)
-        | ExchangeError::Unknown(_) => Code::NotAccepted,
+        | ExchangeError::Unknown(_) => Code::RecipientInternal,
+        ExchangeError::Intake(_) | ExchangeError::Failed(_) => Code::NotAccepted,
     }
 }

@@ -345,7 +345,10 @@ async fn judge(
         (None, None) => return Err(Problem::NoCipherCertificate.into()),
     };
     drop(accounts);
-    services.vouched(&client).await?;
+    // In a dialog the client has proven that the certificate is its own; whoever merely shows one is not asked about.
+    if dialog.is_some() {
+        services.vouched(&client).await?;
+    }
     if let Some(id) = dialog.as_ref().and_then(|dialog| dialog.handed_over) {
         services.acknowledge(&client, id).await?;
         if let Some(transfer) = dialog.as_mut().and_then(|dialog| dialog.transfer.take()) {
@@ -366,8 +369,17 @@ async fn judge(
             _ => Some(Code::NotSigned),
         },
     };
-    // Without a dialog or a signature anybody can show the client's certificate; that must not use up what the client has left.
-    let proven = dialog.is_some() || matches!(understood.signature, Ok(Some(_)) if refused.is_none());
+    let operation = understood.request.operation();
+    if dialog.is_none()
+        && operation != Operation::InitDialog
+        && !services.trust.categories(&client).is_empty()
+    {
+        refused = refused.or(Some(Code::ExplicitOnly));
+    }
+    // Without a dialog anybody can show a certificate, and guests sign with whatever they like: that must not use up what the owner of the
+    // certificate has left.
+    let signed = matches!(understood.signature, Ok(Some(_))) && refused.is_none();
+    let proven = dialog.is_some() || signed && !client.guest;
     if services.quotas.count(&client.quota(proven)).0.is_err() {
         refused = refused.or(Some(Code::ExecutionFailed));
     }

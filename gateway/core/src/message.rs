@@ -252,6 +252,16 @@ pub struct Message {
 }
 
 impl Message {
+    /// Ids under which it arrived. What only carried metadata name is not among them: nobody vouches for that.
+    pub fn arrival_ids(&self) -> impl Iterator<Item = &ExternalId> {
+        let by_osci = self.carried(CarriedKind::OsciCertificates).is_some();
+        self.external_ids.iter().filter(move |id| match id.scheme {
+            IdScheme::Client => false,
+            IdScheme::Xta => !by_osci,
+            IdScheme::Osci => true,
+        })
+    }
+
     /// Metadata of a protocol, if it came with any.
     pub fn carried(&self, kind: CarriedKind) -> Option<&str> {
         self.carried.iter().find(|one| one.kind == kind).map(|one| one.text.as_str())

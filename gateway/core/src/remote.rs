@@ -1,23 +1,34 @@
 //! Messages at other people's servers: the ids they gave out for them, and what became of them there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::{EventKind, Input, RemoteStage, State};
+use crate::delivery::{Delivery, EventKind, Input, RemoteStage, State};
 use crate::id::MessageId;
-use crate::port::{Change, Clock, CommitError, MessageStore, Note, NoteKind, StoreError};
+use crate::port::{Change, Clock, CommitError, KeptNote, MessageStore, Note, NoteKind, StoreError};
 use crate::reservation::{find, name, write};
 
 /// The id under which a server knows a message of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteId {
-    /// Name of the server in the configuration.
+    /// Name of the server in the configuration; empty if nobody wrote it down.
     pub place: String,
     /// The id.
     pub id: String,
 }
+
+impl RemoteId {
+    /// Earlier versions kept the id alone.
+    fn of(note: &KeptNote) -> Option<Self> {
+        note.read().or_else(|| Some(Self { place: String::new(), id: note.read()? }))
+    }
+}
+
+/// How long a message is followed, and its remote id remembered, after it was handed over or came to its end here.
+const FOLLOWED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Ids that others gave out for messages of ours. A hand-over whose outcome nobody knows is repeated under the same id, so it has to outlive
 /// the process.
@@ -37,7 +48,7 @@ impl RemoteIds {
     /// When the store fails.
     pub async fn get(&self, message: MessageId) -> Result<Option<RemoteId>, StoreError> {
         let note = find(self.store.as_ref(), NoteKind::RemoteId, message).await?;
-        Ok(note.and_then(|note| note.read()))
+        Ok(note.as_ref().and_then(RemoteId::of))
     }
 
     /// Remembers an id, instead of an earlier one; durable when it returns.
@@ -103,8 +114,7 @@ impl Following {
         let last = notes.last().filter(|_| notes.len() == limit);
         let mut page = Followed { messages: Vec::new(), next: last.and_then(|note| note.name.parse().ok()) };
         for note in &notes {
-            let (Ok(message), Some(remote)) = (note.name.parse::<MessageId>(), note.read::<RemoteId>())
-            else {
+            let (Ok(message), Some(remote)) = (note.name.parse::<MessageId>(), RemoteId::of(note)) else {
                 continue;
             };
             if remote.place != place {
@@ -156,6 +166,35 @@ impl Following {
                 Err(CommitError::Stale(_)) => {}
                 Err(CommitError::Store(error)) => return Err(error),
             }
+        }
+    }
+}
+
+/// Takes back remote ids of messages that came to their end long ago. Those that are still on their way keep theirs, however old they are.
+pub(crate) async fn expire(store: &dyn MessageStore, now: Timestamp, limit: usize) -> Result<(), StoreError> {
+    let over = now.checked_sub(FOLLOWED_FOR).unwrap_or(Timestamp::MIN);
+    let mut after: Option<String> = None;
+    loop {
+        let notes = store.notes(NoteKind::RemoteId, after.as_deref(), limit).await?;
+        let mut old = Vec::new();
+        for note in &notes {
+            let Ok(message) = note.name.parse::<MessageId>() else {
+                old.push(Note::remove(NoteKind::RemoteId, note.name.clone()));
+                continue;
+            };
+            // Names sort by acceptance; nothing behind this one is old enough.
+            if message.accepted_at().is_some_and(|at| at >= over) {
+                return write(store, old).await;
+            }
+            let ended = |delivery: &Delivery| delivery.is_finished() && delivery.since < over;
+            if store.head(message).await?.as_ref().is_none_or(ended) {
+                old.push(Note::remove(NoteKind::RemoteId, note.name.clone()));
+            }
+        }
+        write(store, old).await?;
+        match notes.last() {
+            Some(last) if notes.len() == limit => after = Some(last.name.clone()),
+            _ => return Ok(()),
         }
     }
 }

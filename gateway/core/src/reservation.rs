@@ -81,14 +81,11 @@ pub(crate) async fn expire(
 ) -> Result<usize, StoreError> {
     let over = now.checked_sub(RESERVED_FOR).unwrap_or(Timestamp::MIN);
     let given_out = |name: &str| name.parse::<MessageId>().ok().and_then(|id| id.accepted_at());
-    let mut count = 0;
-    for kind in [NoteKind::Reservation, NoteKind::RemoteId] {
-        let notes = store.notes(kind, None, limit).await?;
-        let old = notes.iter().filter(|note| given_out(&note.name).is_none_or(|at| at < over));
-        let old: Vec<Note> = old.map(|note| Note::remove(kind, note.name.clone())).collect();
-        count += old.len();
-        write(store, old).await?;
-    }
+    let notes = store.notes(NoteKind::Reservation, None, limit).await?;
+    let old = notes.iter().filter(|note| given_out(&note.name).is_none_or(|at| at < over));
+    let old: Vec<Note> = old.map(|note| Note::remove(NoteKind::Reservation, note.name.clone())).collect();
+    let count = old.len();
+    write(store, old).await?;
     Ok(count)
 }
 

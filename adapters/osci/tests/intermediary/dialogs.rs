@@ -239,11 +239,20 @@ async fn the_directory_says_which_strangers_may_store() {
         DialogError::Fault(digits) => digits,
         other => panic!("{other}"),
     };
-    let refused = lab.client("intermediary").open(lab.peer()).await.map(drop).unwrap_err();
+    let mut foreign = lab.dialog("intermediary").await;
+    let refused = foreign.message_id().await.unwrap_err();
     assert_eq!(code_of(refused), "9501", "it belongs to another category");
+    // Outside of dialogs nobody proves that a certificate is its own.
+    let forger = Own { signature: KEYS["intermediary"].signature.clone(), ..KEYS["mallory"].clone() };
+    for (order, freight) in
+        [(Request::GetMessageId, Freight::default()), (store_order("an-id", "s"), letter("bob", b"forged"))]
+    {
+        let answered = lab.client_of(forger.clone()).once(&lab.peer(), &order, freight).await.unwrap();
+        assert_eq!(digits(&answered), ["9802"], "{order:?}");
+    }
     // Whether it may cannot be said now: that is no refusal. Those who have an account are not asked about.
     directory.set_down(true);
-    let later = lab.client("mallory").open(lab.peer()).await.map(drop).unwrap_err();
+    let later = lab.dialog("mallory").await.message_id().await.unwrap_err();
     assert_eq!(code_of(later), "9000");
     lab.store("alice", "bob", "hello", b"2").await;
     assert_eq!(lab.stored(), 2);
@@ -265,8 +274,14 @@ async fn the_directory_says_whose_a_new_certificate_is() {
     directory.set_down(true);
     let later = alice.ask(&store_order(&other, "s"), letter("mallory", b"1")).await.unwrap_err();
     assert!(matches!(later, DialogError::Fault(digits) if digits == "9000"));
+    directory.set_down(false);
     let mut bob = lab.dialog("bob").await;
     assert_eq!(fetch(&mut bob, FetchRule::Next).await.0, Some(id));
+    // Two that are served here share it: nobody guesses whose it is.
+    directory.list_addressee(new.der(), "osci:alice");
+    let mut alice = lab.dialog("alice").await;
+    let ambiguous = alice.ask(&store_order(&other, "s"), letter("mallory", b"1")).await.unwrap();
+    assert_eq!(digits(&ambiguous), ["9706"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

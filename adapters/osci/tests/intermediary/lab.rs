@@ -164,6 +164,8 @@ pub(crate) struct Setup {
     pub(crate) push_to: Vec<Url>,
     /// Calls per second.
     pub(crate) quota: u32,
+    /// Cards of one answer.
+    pub(crate) cards: usize,
     /// Bob answers at once.
     pub(crate) answers: bool,
     /// What the directory knows of certificates; with one, it is asked about addressees.
@@ -199,6 +201,7 @@ impl Default for Setup {
             pushed_by: None,
             push_to: Vec::new(),
             quota: 10_000,
+            cards: 100,
             answers: false,
             directory: None,
         }
@@ -369,7 +372,7 @@ impl Lab {
             unsigned_orders: setup.unsigned_orders,
             folder: outside.folder.path().to_owned(),
             directory_addressees: setup.directory.is_some(),
-            cards: 100,
+            cards: setup.cards,
         };
         let keys = Arc::new(keys);
         if !setup.push_to.is_empty() {

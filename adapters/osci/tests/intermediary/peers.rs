@@ -131,7 +131,8 @@ async fn told(local: &Lab, id: MessageId) -> Vec<RemoteStage> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_becomes_of_a_delivery_there_is_told_here() {
-    let remote = Lab::start().await;
+    // It tells of two deliveries at a time.
+    let remote = Lab::with(Setup { cards: 2, ..Setup::default() }).await;
     let local = behind(hub(&remote, Protection::default())).await;
     let follower = OsciFollower {
         name: "hub".to_owned(),

@@ -39,7 +39,7 @@ async fn what_is_pushed_lies_in_the_mailbox_before_it_counts_as_received() {
     );
     recipient.outside.store.set_full(true);
     let refused = push(&mut alice, &recipient, false).await;
-    assert_eq!(digits(&refused), ["9805"], "there is no room");
+    assert_eq!(digits(&refused), ["9808"], "there is no room");
     let Answer::ForwardDelivery(Some(card)) = &refused.response.answer else { panic!("no card") };
     assert!(card.reception.is_none());
 }
@@ -81,7 +81,7 @@ async fn an_organisation_that_answers_at_once_is_asked_over_an_intermediary() {
     assert_eq!(recipient.stored(), 2);
     recipient.outside.store.set_full(true);
     let refused = push(&mut alice, &recipient, true).await;
-    assert_eq!(digits(&refused), ["9805"], "there is no room");
+    assert_eq!(digits(&refused), ["9808"], "there is no room");
     recipient.outside.store.set_full(false);
     let again = push(&mut alice, &recipient, true).await;
     assert_eq!(digits(&again), ["0801"]);

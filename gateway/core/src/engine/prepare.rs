@@ -3,7 +3,7 @@
 use crate::delivery::{Delivery, FailureReason, Input, ItemState, Placement, RejectReason, State};
 use crate::id::MessageId;
 use crate::mailbox::add;
-use crate::message::{IdScheme, Message};
+use crate::message::{ExternalId, Message};
 use crate::port::{Change, CommitError, Observation, SealRequest, StoreError, StoredMessage};
 use crate::route::{ChannelKind, LookupRequest, OutcomeKind};
 
@@ -99,8 +99,7 @@ impl Engine {
         else {
             return Ok(None);
         };
-        let ids = message.external_ids.iter().filter(|one| one.scheme != IdScheme::Client);
-        for external in ids {
+        for external in message.arrival_ids() {
             let same = self.ports.store.by_external_id(external.scheme, &external.value, SAME_ID_MAX).await?;
             for id in same.into_iter().filter(|id| *id != message.id) {
                 let Some(other) = self.ports.store.head(id).await? else { continue };
@@ -112,7 +111,14 @@ impl Engine {
                     continue;
                 }
                 match self.ports.store.load(id).await {
-                    Ok(Some(first)) => return Ok(Some(first)),
+                    Ok(Some(first)) => {
+                        let same = |one: &ExternalId| {
+                            one.scheme == external.scheme && one.value.eq_ignore_ascii_case(&external.value)
+                        };
+                        if first.message.arrival_ids().any(same) {
+                            return Ok(Some(first));
+                        }
+                    }
                     // What cannot be read cannot be compared.
                     Ok(None) | Err(StoreError::Damaged { .. }) => {}
                     Err(error) => return Err(error),

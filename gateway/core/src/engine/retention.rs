@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::Input;
 use crate::id::MessageId;
 use crate::port::{Change, CommitError, StoreError};
-use crate::reservation;
+use crate::{remote, reservation};
 
 use super::Engine;
 
@@ -82,6 +82,7 @@ impl Engine {
             }
         }
         while reservation::expire(store.as_ref(), now, BATCH).await? == BATCH {}
+        remote::expire(store.as_ref(), now, BATCH).await?;
         store.reclaim(now).await
     }
 
