@@ -1,6 +1,7 @@
 //! Configuration: a TOML file is read key by key, every problem is reported at once with its remedy, and what comes out has no
 //! half-set values.
 
+mod folder;
 mod osci;
 mod reader;
 mod schema;
@@ -23,6 +24,7 @@ use amtsbote_telemetry::LogOptions;
 use amtsbote_xta::{Urls, XtaOptions};
 use url::Url;
 
+pub use folder::FolderConfig;
 pub use osci::{OsciConfig, OsciGuests, OsciInbound, OsciPeerConfig};
 pub use reader::ConfigIssue;
 
@@ -221,6 +223,8 @@ pub struct Config {
     pub brokers: BTreeMap<String, BrokerConfig>,
     /// Remote XTA servers by name.
     pub xta_servers: BTreeMap<String, XtaServerConfig>,
+    /// Hot folders by name.
+    pub folders: BTreeMap<String, FolderConfig>,
     /// Other OSCI intermediaries by name.
     pub osci_peers: BTreeMap<String, OsciPeerConfig>,
     /// Largest document inside an AMQP message.

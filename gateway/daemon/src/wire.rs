@@ -19,11 +19,13 @@ use amtsbote_core::port::{
     CertificateDirectory, Channel, Clock, Directory, DirectoryAnswer, DirectoryUnavailable, Entropy,
     Exchanger, MessageStore, ServiceQuery,
 };
+use amtsbote_core::remote::Following;
 use amtsbote_core::reservation::Reservations;
-use amtsbote_core::route::{Router, RoutingTables, Sources, decode_area_table};
+use amtsbote_core::route::{ChannelKind, Router, RoutingTables, Sources, decode_area_table};
 use amtsbote_core::submissions::Submissions;
 use amtsbote_core::wake::Wake;
 use amtsbote_dvdv::{DvdvDirectory, DvdvOptions, EntryPath};
+use amtsbote_folder::{Acknowledgement, FolderChannel, FolderWatcher};
 use amtsbote_http::{Client, ClientOptions, InFlight, Listener, Quotas, Reach, serve};
 use amtsbote_osci::dialogs::Dialogs;
 use amtsbote_osci::{OsciPusher, PushPorts};
@@ -117,12 +119,8 @@ struct Reloadable {
     operator: Option<Arc<ServerTls>>,
     engine: Arc<Engine>,
     health: Arc<Health>,
-    /// Brokers that were configured at the start.
-    brokers: BTreeSet<String>,
-    /// XTA servers that were configured at the start.
-    xta_servers: BTreeSet<String>,
-    /// Other OSCI intermediaries that were configured at the start.
-    osci_peers: BTreeSet<String>,
+    /// Brokers, servers, intermediaries and folders that were configured at the start.
+    ways: BTreeSet<(ChannelKind, String)>,
 }
 
 struct CommitMetrics(Arc<Metrics>);
@@ -329,6 +327,16 @@ fn build_broker(name: &str, config: &BrokerConfig) -> Result<BrokerOptions, Star
     })
 }
 
+/// Everything that messages can be pushed to, by name.
+fn ways(config: &Config) -> BTreeSet<(ChannelKind, String)> {
+    let named = |kind: ChannelKind| move |name: &String| (kind, name.clone());
+    let brokers = config.brokers.keys().map(named(ChannelKind::Amqp));
+    let servers = config.xta_servers.keys().map(named(ChannelKind::Xta));
+    let intermediaries = config.osci_peers.keys().map(named(ChannelKind::Osci));
+    let folders = config.folders.keys().map(named(ChannelKind::Folder));
+    brokers.chain(servers).chain(intermediaries).chain(folders).collect()
+}
+
 fn build_channels(
     config: &Config,
     clock: &Arc<dyn Clock>,
@@ -451,6 +459,8 @@ impl Gateway {
         let seal = Arc::new(seal.map_err(|error| configuration("seal")(&error))?);
         let store = open_store(config, &metrics)?;
         let Channels { push: mut channels, answering } = build_channels(config, &clock, &entropy)?;
+        let folders = config.folders.iter().map(|(name, one)| (name.clone(), one.folder.clone())).collect();
+        channels.push(Arc::new(FolderChannel::new(folders, Arc::clone(&store), Arc::clone(&clock))));
         channels.push(Arc::new(crate::osci::channel(&config.osci_peers, &store, &entropy, &config.store)?));
         let (directory, certificates) =
             build_directory(&config.directory, &clock, &entropy, (&health, &metrics))?;
@@ -617,6 +627,17 @@ impl Gateway {
                 clock: Arc::clone(&clock),
             });
         }
+        let watched = config.folders.iter();
+        let watched = watched.filter(|(_, one)| one.folder.acknowledgement != Acknowledgement::None);
+        let watchers: Vec<_> = watched
+            .map(|(name, one)| FolderWatcher {
+                name: name.clone(),
+                folder: one.folder.clone(),
+                following: Following::new(Arc::clone(&store), Arc::clone(&clock)),
+                every: one.look,
+                clock: Arc::clone(&clock),
+            })
+            .collect();
         let services = Services {
             intake: Arc::clone(&intake),
             submissions: Arc::clone(&submissions),
@@ -648,9 +669,7 @@ impl Gateway {
             operator: operator_tls.clone(),
             engine: Arc::clone(&engine),
             health: Arc::clone(&health),
-            brokers: config.brokers.keys().cloned().collect(),
-            xta_servers: config.xta_servers.keys().cloned().collect(),
-            osci_peers: config.osci_peers.keys().cloned().collect(),
+            ways: ways(config),
         };
         reloadable.note_certificates(exchange_expires, operator_expires, &config.directory);
         let (exchange_socket, exchange) = bind("exchange", config.exchange.listen).await?;
@@ -702,6 +721,7 @@ impl Gateway {
             tokio::spawn(count_waiting(operations, metrics, clock, stop.clone())),
         ];
         upkeep.extend(pollers.into_iter().map(|poller| tokio::spawn(poller.run(stop.clone()))));
+        upkeep.extend(watchers.into_iter().map(|watcher| tokio::spawn(watcher.run(stop.clone()))));
         upkeep.extend(followers.into_iter().map(|follower| tokio::spawn(follower.run(stop.clone()))));
         upkeep.extend(osci_pollers.into_iter().map(|poller| tokio::spawn(poller.run(stop.clone()))));
         tracing::info!(%exchange, osci = ?osci_address, operator = ?operator, telemetry = ?telemetry, held = config.hold, "The gateway is running.");
@@ -766,7 +786,7 @@ impl Reloadable {
             return Err(error);
         }
         let accounts = load_accounts(config)?;
-        self.check_brokers(&accounts)?;
+        self.check_ways(&accounts)?;
         let tables = load_tables(&config.routing)?;
         let failed = |error: amtsbote_tls::MaterialError| configuration("TLS")(&error);
         let replace = |tls: &ServerTls, listener: &TlsListener, auth| {
@@ -789,20 +809,17 @@ impl Reloadable {
         Ok(())
     }
 
-    /// Connections to brokers are made from the configuration of the start.
-    fn check_brokers(&self, accounts: &AccountBook) -> Result<(), StartError> {
+    /// Connections to brokers and servers are made from the configuration of the start.
+    fn check_ways(&self, accounts: &AccountBook) -> Result<(), StartError> {
         for account in accounts.iter() {
-            let LocalChannel::Push(_, address) = &account.channel else { continue };
-            let known = match (address.strip_prefix("xta://"), address.strip_prefix("osci://")) {
-                (Some(name), _) => self.xta_servers.contains(name),
-                (_, Some(name)) => self.osci_peers.contains(name),
-                (None, None) => {
-                    amtsbote_amqp::broker_of(address).is_ok_and(|name| self.brokers.contains(&name))
-                }
+            let LocalChannel::Push(kind, address) = &account.channel else { continue };
+            let name = match kind {
+                ChannelKind::Amqp => amtsbote_amqp::broker_of(address).ok(),
+                _ => address.split_once("://").map(|(_, name)| name.to_owned()),
             };
-            if !known {
+            if !name.is_some_and(|name| self.ways.contains(&(*kind, name))) {
                 let what = format!("account {}", account.name);
-                let detail = "its broker or server was not configured at the start; restart the gateway";
+                let detail = "its channel was not configured at the start; restart the gateway";
                 return Err(StartError::Configuration { what, detail: detail.to_owned() });
             }
         }

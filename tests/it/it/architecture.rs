@@ -30,6 +30,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "shares no message types with the mock",
     ),
     ("amtsbote-amqp", &["amtsbote-core", "amtsbote-tls"], "an adapter depends on no other adapter"),
+    ("amtsbote-folder", &["amtsbote-core"], "an adapter depends on no other adapter"),
     ("amtsbote-seal", &["amtsbote-core"], "signs digests, reads no payloads"),
     (
         "dvdv-mock",
@@ -84,6 +85,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "amtsbote-osci",
             "amtsbote-dvdv",
             "amtsbote-amqp",
+            "amtsbote-folder",
             "amtsbote-seal",
             "amtsbote-certs",
             "dvdv-mock",

@@ -7,6 +7,7 @@ mod architecture;
 mod bad_input;
 mod durability;
 mod dvdv_interface;
+mod folder;
 mod large;
 mod lifecycle;
 mod operators;

@@ -20,10 +20,10 @@ use url::Url;
 
 use super::reader::{ConfigIssue, Findings, Section};
 use super::{
-    AccountConfig, BrokerConfig, BrokerTls, Config, DirectoryConfig, KeyPair, LoginConfig, OsciPeerConfig,
-    RoutingConfig, TlsListener, XtaServerConfig,
+    AccountConfig, BrokerConfig, BrokerTls, Config, DirectoryConfig, FolderConfig, KeyPair, LoginConfig,
+    OsciPeerConfig, RoutingConfig, TlsListener, XtaServerConfig,
 };
-use super::{osci, xta};
+use super::{folder, osci, xta};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -86,9 +86,13 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     let brokers = brokers(&mut root, findings);
     let xta_servers = xta::servers(&mut root, findings);
     let osci_peers = osci::peers(&mut root, findings);
+    let folders = folder::folders(&mut root, findings);
     let log = log(root.section(findings, "log"), findings);
-    let accounts =
-        accounts(&mut root, findings, Named { brokers: &brokers, xta: &xta_servers, osci: &osci_peers });
+    let accounts = accounts(
+        &mut root,
+        findings,
+        Named { brokers: &brokers, xta: &xta_servers, osci: &osci_peers, folders: &folders },
+    );
     root.close(findings);
     Some(Config {
         store: store?,
@@ -110,6 +114,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
         brokers,
         xta_servers,
         osci_peers,
+        folders,
         inline_max,
         accounts,
         log,
@@ -518,6 +523,7 @@ struct Named<'a> {
     brokers: &'a BTreeMap<String, BrokerConfig>,
     xta: &'a BTreeMap<String, XtaServerConfig>,
     osci: &'a BTreeMap<String, OsciPeerConfig>,
+    folders: &'a BTreeMap<String, FolderConfig>,
 }
 
 fn account(mut section: Section<'_>, findings: &mut Findings, named: Named<'_>) -> Option<AccountConfig> {
@@ -574,12 +580,19 @@ fn account(mut section: Section<'_>, findings: &mut Findings, named: Named<'_>) 
             }
             LocalChannel::Push(ChannelKind::Osci, address.into())
         }
+        Some(address) if address.starts_with("folder://") => {
+            if !named.folders.contains_key(&address["folder://".len()..]) {
+                let remedy = "add [folders.NAME] and write folder://NAME";
+                section.issue(findings, "channel", "names no configured folder", remedy);
+            }
+            LocalChannel::Push(ChannelKind::Folder, address.into())
+        }
         Some(_) => {
             section.issue(
                 findings,
                 "channel",
                 "is unknown",
-                "write \"mailbox\", \"amqp://BROKER?queue=QUEUE\", \"xta://SERVER\" or \"osci://INTERMEDIARY\"",
+                "write \"mailbox\", \"amqp://BROKER?queue=QUEUE\", \"xta://SERVER\", \"osci://INTERMEDIARY\" or \"folder://FOLDER\"",
             );
             LocalChannel::Mailbox
         }
