@@ -2,7 +2,7 @@
 
 use amtsbote_core::message::Part;
 use amtsbote_core::port::Handover;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Name of the description.
 pub(crate) const DESCRIPTION: &str = "message.json";
@@ -39,22 +39,9 @@ fn extension(media_type: &str) -> &'static str {
 
 /// The description of a hand-over.
 pub(crate) fn describe(handover: &Handover) -> Value {
-    let message = &handover.message;
-    let part = |(number, part): (usize, &Part)| {
-        json!({
-            "file": file_name(number, part), "name": part.name, "mediaType": part.media_type,
-            "size": part.size, "sha256": part.sha256.to_string(),
-        })
-    };
-    let mut parts = message.parts.iter().enumerate().map(part);
-    let document = parts.next();
-    json!({
-        "id": message.id, "attempt": handover.attempt, "redelivered": handover.redelivered(),
-        "receivedAt": message.received_at, "sender": message.sender,
-        "recipient": handover.route.organization.key, "service": message.metadata.service.to_string(),
-        "caseId": message.metadata.case_id, "externalIds": message.external_ids, "metadata": message.metadata,
-        "document": document, "attachments": parts.collect::<Vec<_>>(), "signature": SIGNATURE,
-    })
+    let mut described = handover.describe(|number, part| ("file", file_name(number, part)));
+    described["signature"] = Value::from(SIGNATURE);
+    described
 }
 
 #[cfg(test)]

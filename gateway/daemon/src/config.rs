@@ -5,6 +5,7 @@ mod folder;
 mod osci;
 mod reader;
 mod schema;
+mod webhook;
 mod xta;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use url::Url;
 pub use folder::FolderConfig;
 pub use osci::{OsciConfig, OsciGuests, OsciInbound, OsciPeerConfig};
 pub use reader::ConfigIssue;
+pub use webhook::WebhookConfig;
 
 /// The commented file with all keys.
 pub const REFERENCE: &str = include_str!("../amtsbote.reference.toml");
@@ -223,6 +225,8 @@ pub struct Config {
     pub brokers: BTreeMap<String, BrokerConfig>,
     /// Remote XTA servers by name.
     pub xta_servers: BTreeMap<String, XtaServerConfig>,
+    /// Endpoints of departments by name.
+    pub webhooks: BTreeMap<String, WebhookConfig>,
     /// Hot folders by name.
     pub folders: BTreeMap<String, FolderConfig>,
     /// Other OSCI intermediaries by name.

@@ -34,6 +34,7 @@ use amtsbote_seal::Seal;
 use amtsbote_store_sled::{StoreObserver, StoreOptions};
 use amtsbote_telemetry::{DirectoryOutcome, Health, Metrics};
 use amtsbote_tls::{ClientAuth, Identity, ServerTls, Trusted};
+use amtsbote_webhook::{Secrets, Webhook, WebhookChannel};
 use amtsbote_xta::{Cursors, Poller, XtaChannel, XtaClient, XtaServer};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -44,7 +45,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Insight};
 use crate::config::{
-    BrokerConfig, Config, DirectoryConfig, KeyPair, RoutingConfig, TlsListener, XtaServerConfig,
+    BrokerConfig, Config, DirectoryConfig, KeyPair, RoutingConfig, TlsListener, WebhookConfig,
+    XtaServerConfig,
 };
 use crate::system::{SystemClock, SystemEntropy};
 
@@ -334,7 +336,8 @@ fn ways(config: &Config) -> BTreeSet<(ChannelKind, String)> {
     let servers = config.xta_servers.keys().map(named(ChannelKind::Xta));
     let intermediaries = config.osci_peers.keys().map(named(ChannelKind::Osci));
     let folders = config.folders.keys().map(named(ChannelKind::Folder));
-    brokers.chain(servers).chain(intermediaries).chain(folders).collect()
+    let webhooks = config.webhooks.keys().map(named(ChannelKind::Webhook));
+    brokers.chain(servers).chain(intermediaries).chain(folders).chain(webhooks).collect()
 }
 
 fn build_channels(
@@ -353,9 +356,15 @@ fn build_channels(
         servers.insert(name.clone(), XtaServer { client, author, sender });
     }
     let xta = Arc::new(XtaChannel::new(servers));
+    let mut webhooks = BTreeMap::new();
+    for (name, webhook) in &config.webhooks {
+        webhooks.insert(name.clone(), build_webhook(name, webhook)?);
+    }
+    let webhooks = Arc::new(WebhookChannel::new(webhooks, Arc::clone(clock), Arc::clone(entropy)));
+    let amqp = Arc::new(AmqpChannel::new(brokers, config.inline_max, clock));
     Ok(Channels {
-        push: vec![Arc::new(AmqpChannel::new(brokers, config.inline_max, clock)), Arc::clone(&xta) as _],
-        answering: vec![xta],
+        push: vec![amqp, Arc::clone(&xta) as _, Arc::clone(&webhooks) as _],
+        answering: vec![xta, webhooks],
     })
 }
 
@@ -364,6 +373,30 @@ struct Channels {
     push: Vec<Arc<dyn Channel>>,
     /// Those whose other end can answer at once.
     answering: Vec<Arc<dyn Exchanger>>,
+}
+
+fn build_webhook(name: &str, config: &WebhookConfig) -> Result<Webhook, StartError> {
+    let failed = |error: &dyn std::error::Error| configuration(format!("webhook {name}"))(error);
+    let mut authorities = Vec::new();
+    for path in &config.authorities {
+        authorities.extend(amtsbote_tls::load_certificates(path).map_err(|error| failed(&error))?);
+    }
+    let identity = config.identity.as_ref();
+    let identity = identity.map(|pair| Identity::load(&pair.certificate, &pair.key)).transpose();
+    let identity = identity.map_err(|error| failed(&error))?;
+    let tls = amtsbote_tls::client_config(authorities, identity).map_err(|error| failed(&error))?;
+    let options = ClientOptions {
+        reach: config.reach,
+        connect: config.attempt.min(CONNECT),
+        total: config.attempt,
+        body: DIRECTORY_BODY,
+    };
+    Ok(Webhook {
+        address: config.address.clone(),
+        client: Client::new(tls, options).map_err(|error| failed(&error))?,
+        secrets: Secrets::load(&config.secrets).map_err(|error| failed(&error))?,
+        format: config.format,
+    })
 }
 
 fn build_xta_client(
@@ -867,6 +900,9 @@ pub fn check_files(config: &Config) -> Vec<StartError> {
     note(check_entry(&config.directory.entry));
     for (name, broker) in &config.brokers {
         note(build_broker(name, broker).map(drop));
+    }
+    for (name, webhook) in &config.webhooks {
+        note(build_webhook(name, webhook).map(drop));
     }
     for peer in config.osci_peers.values() {
         note(crate::osci::check_peer(peer));

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+pub mod endpoint;
 pub mod soap;
 
 use std::net::SocketAddr;

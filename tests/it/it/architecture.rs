@@ -31,6 +31,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     ("amtsbote-amqp", &["amtsbote-core", "amtsbote-tls"], "an adapter depends on no other adapter"),
     ("amtsbote-folder", &["amtsbote-core"], "an adapter depends on no other adapter"),
+    (
+        "amtsbote-webhook",
+        &["amtsbote-core", "amtsbote-http"],
+        "an adapter depends on no other adapter outside of wire",
+    ),
     ("amtsbote-seal", &["amtsbote-core"], "signs digests, reads no payloads"),
     (
         "dvdv-mock",
@@ -86,6 +91,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "amtsbote-dvdv",
             "amtsbote-amqp",
             "amtsbote-folder",
+            "amtsbote-webhook",
             "amtsbote-seal",
             "amtsbote-certs",
             "dvdv-mock",

@@ -13,6 +13,7 @@ mod lifecycle;
 mod operators;
 mod round_trip;
 mod routing;
+mod webhook;
 mod xta;
 mod xta_peers;
 mod xta_remote;

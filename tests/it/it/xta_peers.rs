@@ -4,15 +4,13 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use amtsbote_it::endpoint::serve_tls;
 use amtsbote_it::soap::{NAMESPACES, SoapAnswer, operation};
 use amtsbote_it::{Lab, Options, Party};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::xta::{Order, content};
@@ -70,31 +68,12 @@ impl Reader {
 
     /// Serves until the test ends; the base address.
     async fn serve(self: &Arc<Self>, pki: &Path) -> String {
-        let certificates = CertificateDer::pem_file_iter(pki.join("server.pem")).unwrap();
-        let certificates = certificates.collect::<Result<Vec<_>, _>>().unwrap();
-        let key = PrivateKeyDer::from_pem_file(pki.join("server.key")).unwrap();
-        let tls = rustls::ServerConfig::builder().with_no_client_auth();
-        let tls = tls.with_single_cert(certificates, key).unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
         let reader = Arc::clone(self);
         let router = axum::Router::new().fallback(move |headers: HeaderMap, body: String| {
             let reader = Arc::clone(&reader);
             async move { reader.answer(headers, body).await }
         });
-        let service = hyper_util::service::TowerToHyperService::new(router);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = socket.accept().await {
-                let (acceptor, service) = (acceptor.clone(), service.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let stream = hyper_util::rt::TokioIo::new(stream);
-                    drop(hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await);
-                });
-            }
-        });
-        format!("https://{address}")
+        serve_tls(pki, false, router).await
     }
 }
 

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::json;
 
 use super::store::{MessageStore, PartReader, PayloadWriter, Staged, StoreError};
 use crate::delivery::{FailureClass, FailureReason, Proof, SealRecord};
@@ -38,6 +39,28 @@ impl Handover {
         let Some(part) = self.message.parts.get(usize::from(number)) else { return Ok(None) };
         let reader = self.store.open_part(self.message.id, number, 0).await?;
         Ok(reader.map(|reader| HandoverPart { part, reader }))
+    }
+
+    /// The message in the words of the mailbox (design section 8), for channels that tell it as JSON. `place` says where the receiver finds a
+    /// part, by number, as the name of a member and its value.
+    pub fn describe(&self, place: impl Fn(usize, &Part) -> (&'static str, String)) -> serde_json::Value {
+        let message = &self.message;
+        let part = |(number, part): (usize, &Part)| {
+            let (member, value) = place(number, part);
+            json!({
+                "name": part.name, "mediaType": part.media_type, "size": part.size,
+                "sha256": part.sha256.to_string(), member: value,
+            })
+        };
+        let mut parts = message.parts.iter().enumerate().map(part);
+        let document = parts.next();
+        json!({
+            "id": message.id, "attempt": self.attempt, "redelivered": self.redelivered(),
+            "receivedAt": message.received_at, "sender": message.sender,
+            "recipient": self.route.organization.key, "service": message.metadata.service.to_string(),
+            "caseId": message.metadata.case_id, "externalIds": message.external_ids,
+            "metadata": message.metadata, "document": document, "attachments": parts.collect::<Vec<_>>(),
+        })
     }
 
     /// Begins to keep content that comes back.

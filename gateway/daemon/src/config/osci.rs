@@ -11,6 +11,7 @@ use url::Url;
 
 use super::KeyPair;
 use super::reader::{Findings, Section};
+use super::schema::optional_pair_of;
 
 const ADDRESS: &str = "write an address such as \"0.0.0.0:8444\"";
 const URL: &str = "write a URL such as \"https://intermediary.example/osci\"";
@@ -75,19 +76,7 @@ fn pair(section: &mut Section<'_>, findings: &mut Findings, name: &str) -> Optio
 }
 
 fn optional_pair(section: &mut Section<'_>, findings: &mut Findings, name: &str) -> Option<KeyPair> {
-    let (certificate, key) = (format!("{name}_certificate"), format!("{name}_key"));
-    match (section.optional_path(findings, &certificate), section.optional_path(findings, &key)) {
-        (Some(certificate), Some(key)) => Some(KeyPair { certificate, key }),
-        (None, None) => None,
-        (None, Some(_)) => {
-            section.issue(findings, &certificate, "is missing", "name certificate and key");
-            None
-        }
-        (Some(_), None) => {
-            section.issue(findings, &key, "is missing", "name certificate and key");
-            None
-        }
-    }
+    optional_pair_of(section, findings, &format!("{name}_certificate"), &format!("{name}_key"))
 }
 
 /// The section; absent: no intermediary.

@@ -21,9 +21,9 @@ use url::Url;
 use super::reader::{ConfigIssue, Findings, Section};
 use super::{
     AccountConfig, BrokerConfig, BrokerTls, Config, DirectoryConfig, FolderConfig, KeyPair, LoginConfig,
-    OsciPeerConfig, RoutingConfig, TlsListener, XtaServerConfig,
+    OsciPeerConfig, RoutingConfig, TlsListener, WebhookConfig, XtaServerConfig,
 };
-use super::{folder, osci, xta};
+use super::{folder, osci, webhook, xta};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -87,11 +87,18 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
     let xta_servers = xta::servers(&mut root, findings);
     let osci_peers = osci::peers(&mut root, findings);
     let folders = folder::folders(&mut root, findings);
+    let webhooks = webhook::webhooks(&mut root, findings);
     let log = log(root.section(findings, "log"), findings);
     let accounts = accounts(
         &mut root,
         findings,
-        Named { brokers: &brokers, xta: &xta_servers, osci: &osci_peers, folders: &folders },
+        Named {
+            brokers: &brokers,
+            xta: &xta_servers,
+            osci: &osci_peers,
+            folders: &folders,
+            webhooks: &webhooks,
+        },
     );
     root.close(findings);
     Some(Config {
@@ -115,6 +122,7 @@ fn root(mut root: Section<'_>, findings: &mut Findings) -> Option<Config> {
         xta_servers,
         osci_peers,
         folders,
+        webhooks,
         inline_max,
         accounts,
         log,
@@ -140,6 +148,27 @@ fn store(mut section: Section<'_>, findings: &mut Findings) -> (Option<std::path
 pub(super) fn key_pair_of(section: &mut Section<'_>, findings: &mut Findings) -> Option<KeyPair> {
     let (certificate, key) = (section.path(findings, "certificate"), section.path(findings, "key"));
     Some(KeyPair { certificate: certificate?, key: key? })
+}
+
+/// A certificate with its key, or neither.
+pub(super) fn optional_pair_of(
+    section: &mut Section<'_>,
+    findings: &mut Findings,
+    certificate_key: &str,
+    key_key: &str,
+) -> Option<KeyPair> {
+    match (section.optional_path(findings, certificate_key), section.optional_path(findings, key_key)) {
+        (Some(certificate), Some(key)) => Some(KeyPair { certificate, key }),
+        (None, None) => None,
+        (None, Some(_)) => {
+            section.issue(findings, certificate_key, "is missing", "name certificate and key");
+            None
+        }
+        (Some(_), None) => {
+            section.issue(findings, key_key, "is missing", "name certificate and key");
+            None
+        }
+    }
 }
 
 fn key_pair(mut section: Section<'_>, findings: &mut Findings) -> Option<KeyPair> {
@@ -524,6 +553,7 @@ struct Named<'a> {
     xta: &'a BTreeMap<String, XtaServerConfig>,
     osci: &'a BTreeMap<String, OsciPeerConfig>,
     folders: &'a BTreeMap<String, FolderConfig>,
+    webhooks: &'a BTreeMap<String, WebhookConfig>,
 }
 
 fn account(mut section: Section<'_>, findings: &mut Findings, named: Named<'_>) -> Option<AccountConfig> {
@@ -580,6 +610,13 @@ fn account(mut section: Section<'_>, findings: &mut Findings, named: Named<'_>) 
             }
             LocalChannel::Push(ChannelKind::Osci, address.into())
         }
+        Some(address) if address.starts_with("webhook://") => {
+            if !named.webhooks.contains_key(&address["webhook://".len()..]) {
+                let remedy = "add [webhooks.NAME] and write webhook://NAME";
+                section.issue(findings, "channel", "names no configured webhook", remedy);
+            }
+            LocalChannel::Push(ChannelKind::Webhook, address.into())
+        }
         Some(address) if address.starts_with("folder://") => {
             if !named.folders.contains_key(&address["folder://".len()..]) {
                 let remedy = "add [folders.NAME] and write folder://NAME";
@@ -592,7 +629,7 @@ fn account(mut section: Section<'_>, findings: &mut Findings, named: Named<'_>) 
                 findings,
                 "channel",
                 "is unknown",
-                "write \"mailbox\", \"amqp://BROKER?queue=QUEUE\", \"xta://SERVER\", \"osci://INTERMEDIARY\" or \"folder://FOLDER\"",
+                "write \"mailbox\", \"amqp://BROKER?queue=QUEUE\", \"xta://SERVER\", \"osci://INTERMEDIARY\", \"webhook://WEBHOOK\" or \"folder://FOLDER\"",
             );
             LocalChannel::Mailbox
         }
