@@ -209,7 +209,7 @@ impl Intake {
         exchange: Option<Exchange<'_>>,
         render: RenderAnswer<'_>,
     ) -> Result<Admission, IntakeError> {
-        let started = self.clock.now();
+        let (started, scheme) = (self.clock.now(), submission.key.scheme);
         let result = self.admit(submission, exchange, started, render).await;
         let outcome = match &result {
             Ok(Admission::New(_)) => IntakeOutcome::Accepted,
@@ -224,7 +224,7 @@ impl Intake {
             Err(IntakeError::Store(_)) => IntakeOutcome::Failed,
         };
         let elapsed = self.clock.now().duration_since(started).unsigned_abs();
-        self.observer.record(Observation::Intake { outcome, elapsed });
+        self.observer.record(Observation::Intake { scheme, outcome, elapsed });
         result
     }
 

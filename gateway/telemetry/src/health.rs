@@ -68,6 +68,11 @@ impl Health {
         self.with(|state| state.directory_down = down);
     }
 
+    /// Whether the directory did not answer the last question.
+    pub fn directory_is_down(&self) -> bool {
+        self.with(|state| state.directory_down.is_some())
+    }
+
     /// The gateway is shutting down.
     pub fn ending(&self) {
         self.with(|state| state.ending = true);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::FailureClass;
+use amtsbote_core::message::IdScheme;
 use amtsbote_core::operations::Overview;
 use amtsbote_core::port::{IntakeOutcome, Observation, Observer, StoreStatus};
 use amtsbote_core::route::ChannelKind;
@@ -42,6 +43,11 @@ pub struct Metrics {
     journal_bytes: IntGauge,
     index_lag: IntGauge,
     quarantined: IntGauge,
+    ready: IntGauge,
+    degraded: IntGauge,
+    store_low: IntGauge,
+    store_full: IntGauge,
+    directory_down: IntGauge,
     certificate_expiry: GaugeVec,
     directory_lookups: IntCounterVec,
     directory_seconds: Histogram,
@@ -140,6 +146,17 @@ impl Metrics {
                 "Committed changes that the index on disk does not hold yet.",
             )?,
             quarantined: gauge("quarantined_records", "Damaged records found since the start.")?,
+            ready: gauge(
+                "ready",
+                "Whether work may be sent here: 1 if the store commits, the scheduler moves and certificates are valid.",
+            )?,
+            degraded: gauge("degraded", "Whether something needs attention although the gateway is ready.")?,
+            store_low: gauge("store_low", "Whether the store should be given more room.")?,
+            store_full: gauge("store_full", "Whether the store takes nothing for want of room.")?,
+            directory_down: gauge(
+                "directory_down",
+                "Whether the directory cannot be asked; what is known of it is used.",
+            )?,
             certificate_expiry,
             directory_lookups: counters(
                 "directory_lookups_total",
@@ -204,6 +221,12 @@ impl Metrics {
         self.journal_bytes.set(number(store.journal_bytes));
         self.index_lag.set(number(store.index_lag));
         self.quarantined.set(number(store.quarantined));
+        let readiness = self.health.readiness(store, now);
+        self.ready.set(i64::from(readiness.is_ready()));
+        self.degraded.set(i64::from(readiness.status == "degraded"));
+        self.store_low.set(i64::from(store.low.is_some()));
+        self.store_full.set(i64::from(store.full));
+        self.directory_down.set(i64::from(self.health.directory_is_down()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -234,6 +257,14 @@ impl DirectoryOutcome {
     }
 }
 
+fn face(scheme: IdScheme) -> &'static str {
+    match scheme {
+        IdScheme::Client => "rest",
+        IdScheme::Xta => "xta",
+        IdScheme::Osci => "osci",
+    }
+}
+
 fn intake(outcome: IntakeOutcome) -> &'static str {
     match outcome {
         IntakeOutcome::Accepted => "accepted",
@@ -257,8 +288,8 @@ fn attempt(failure: Option<FailureClass>) -> &'static str {
 impl Observer for Metrics {
     fn record(&self, observation: Observation<'_>) {
         match observation {
-            Observation::Intake { outcome, elapsed } => {
-                self.submissions.with_label_values(&["rest", intake(outcome)]).inc();
+            Observation::Intake { scheme, outcome, elapsed } => {
+                self.submissions.with_label_values(&[face(scheme), intake(outcome)]).inc();
                 self.submission_seconds.observe(elapsed.as_secs_f64());
             }
             Observation::Attempt { channel, failure, elapsed, .. } => {

@@ -10,6 +10,7 @@ mod dvdv_interface;
 mod folder;
 mod large;
 mod lifecycle;
+mod monitoring;
 mod operators;
 mod round_trip;
 mod routing;

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::delivery::{FailureClass, FailureReason};
 use crate::id::MessageId;
+use crate::message::IdScheme;
 use crate::route::{ChannelKind, Destination};
 
 /// How intake ended.
@@ -26,6 +27,8 @@ pub enum IntakeOutcome {
 pub enum Observation<'a> {
     /// A submission was answered.
     Intake {
+        /// By which face: the scheme of its key.
+        scheme: IdScheme,
         /// How.
         outcome: IntakeOutcome,
         /// Time core took.
