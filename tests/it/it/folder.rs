@@ -6,6 +6,8 @@ use amtsbote_it::{Lab, METADATA, Options, part, sha256, text, verifies};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::xta::{Order, SERVICE, content};
+
 /// A laboratory whose department gets everything into a folder, and the folder.
 async fn lab(acknowledge: &str) -> (Lab, PathBuf) {
     let extra = format!(
@@ -71,6 +73,29 @@ async fn a_message_lies_in_its_folder_with_everything_that_belongs_to_it() {
     std::fs::copy(message.join("document.xml"), lab.path("document")).unwrap();
     std::fs::copy(message.join("signature.p7s"), lab.path("signature")).unwrap();
     assert!(verifies(&lab, "document"));
+}
+
+#[tokio::test]
+async fn what_came_by_xta_lies_in_its_folder() {
+    let (lab, folder) = lab("none").await;
+    std::fs::create_dir(&folder).unwrap();
+    let portal = lab.client("portal");
+    let order = Order::new("urn:de:xta:messageid:fachverfahren:1");
+    drop(portal.soap("sendMessage", &order.header(), &content(b"<antrag/>", &[b"anlage"])).await.ok());
+    let listed = portal.get("/v1/submissions").await.json;
+    let id = listed["submissions"][0]["id"].as_str().unwrap().to_owned();
+    until(&lab, &id, "delivered").await;
+    let message = in_folder(&folder, &id);
+    assert_eq!(std::fs::read(message.join("document.xml")).unwrap(), b"<antrag/>");
+    assert_eq!(std::fs::read(message.join("attachment-1.txt")).unwrap(), b"anlage");
+    let described: Value =
+        serde_json::from_slice(&std::fs::read(message.join("message.json")).unwrap()).unwrap();
+    assert_eq!(described["externalIds"], json!([{ "scheme": "xta", "value": order.id }]));
+    assert_eq!(
+        (&described["caseId"], &described["metadata"]["subject"]),
+        (&json!("4711"), &json!("Wohngeld"))
+    );
+    assert_eq!(described["service"], format!("uri:{SERVICE}"));
 }
 
 #[tokio::test]

@@ -266,28 +266,98 @@ async fn what_is_sealed_stays_sealed_on_every_face() {
     assert_eq!(signers, [own(&lab, "alice").signature.certificate()], "the author's signature is inside");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_came_by_osci_goes_on_into_a_queue() {
-    let queues = vec![("clerk.q".to_owned(), false)];
-    let broker = Rabbitmq::start(&RabbitmqOptions { queues, ..RabbitmqOptions::default() }).await;
-    let more = format!(
+/// An account that gets everything by a channel.
+fn clerk(channel: &str) -> String {
+    format!(
         r#"
-[brokers.main]
-url = "amqp://127.0.0.1:{}/%2f"
-username = "guest"
-password_file = "password"
 [[accounts]]
 name = "clerk"
 roles = ["reader"]
 parties = ["dept:clerk"]
 serves = ["osci:clerk"]
-channel = "amqp://main?queue=clerk.q"
+channel = "{channel}"
 osci_cipher = ["pki/clerk-cipher.pem"]
 osci_signature = ["pki/clerk-sign.pem"]
-"#,
+"#
+    )
+}
+
+/// What everybody is told about a delivery by OSCI.
+fn check_description(described: &Value, osci_id: &str) {
+    assert_eq!(
+        described["externalIds"],
+        json!([{ "scheme": "osci", "value": osci_id }, { "scheme": "xta", "value": AUTHORS_ID }])
+    );
+    assert_eq!(
+        (&described["caseId"], &described["metadata"]["subject"]),
+        (&json!("4711"), &json!("Wohngeld"))
+    );
+    assert_eq!(described["service"], format!("uri:{SERVICE}"));
+    assert_eq!(attachments(described), ["anlage.bin", "osci-content-package.xml"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_by_osci_lies_in_a_folder() {
+    let mut lab =
+        prepare(&("[folders.clerk]\npath = \"clerk\"\n".to_owned() + &clerk("folder://clerk"))).await;
+    let folder = lab.path("clerk");
+    std::fs::create_dir(&folder).unwrap();
+    lab.start_gateway().await;
+    let (osci_id, package) = send_by_osci(&lab, "clerk", false).await;
+    let message = loop {
+        let there = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut whole = there.filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.'));
+        match whole.next() {
+            Some(path) => break path,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    let read = |name: &str| std::fs::read(message.join(name)).unwrap();
+    check_description(&serde_json::from_slice(&read("message.json")).unwrap(), &osci_id);
+    assert_eq!(
+        (read("document.xml").as_slice(), read("attachment-1.bin").as_slice()),
+        (DOCUMENT, ATTACHMENT)
+    );
+    let by_folder = read("attachment-2.xml");
+    assert!(String::from_utf8_lossy(&by_folder).contains(&package), "not a byte was changed");
+    assert!(signer(&by_folder, own(&lab, "alice").signature.certificate()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_by_osci_is_posted() {
+    let (sender, mut posted) = tokio::sync::mpsc::unbounded_channel();
+    let router = axum::Router::new().fallback(move |body: axum::body::Bytes| {
+        let told = sender.send(body);
+        async move { drop(told) }
+    });
+    let mut lab = prepare("").await;
+    let url = amtsbote_it::endpoint::serve_tls(&lab.path("pki"), false, router).await;
+    std::fs::write(lab.path("secret"), format!("whsec_{}", STANDARD.encode([1; 32]))).unwrap();
+    let section = format!(
+        "[webhooks.clerk]\nurl = \"{url}/\"\nsecret_file = \"secret\"\nca = [\"pki/ca.pem\"]\nformat = \"multipart\"\n"
+    );
+    let configuration = std::fs::read_to_string(lab.path("amtsbote.toml")).unwrap();
+    let configuration = configuration + "\n" + &section + &clerk("webhook://clerk");
+    std::fs::write(lab.path("amtsbote.toml"), configuration).unwrap();
+    lab.start_gateway().await;
+    let (osci_id, package) = send_by_osci(&lab, "clerk", false).await;
+    let body = tokio::time::timeout(Duration::from_secs(60), posted.recv()).await.unwrap().unwrap();
+    let holds = |bytes: &[u8]| body.windows(bytes.len()).any(|window| window == bytes);
+    assert!(holds(DOCUMENT) && holds(ATTACHMENT) && holds(package.as_bytes()), "not a byte was changed");
+    let text = String::from_utf8_lossy(&body);
+    let metadata = text.split("\r\n\r\n").nth(1).unwrap().split("\r\n--").next().unwrap();
+    check_description(&serde_json::from_str(metadata).unwrap(), &osci_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_by_osci_goes_on_into_a_queue() {
+    let queues = vec![("clerk.q".to_owned(), false)];
+    let broker = Rabbitmq::start(&RabbitmqOptions { queues, ..RabbitmqOptions::default() }).await;
+    let more = format!(
+        "[brokers.main]\nurl = \"amqp://127.0.0.1:{}/%2f\"\nusername = \"guest\"\npassword_file = \"password\"\n",
         broker.port
     );
-    let mut lab = prepare(&more).await;
+    let mut lab = prepare(&(more + &clerk("amqp://main?queue=clerk.q"))).await;
     std::fs::write(lab.path("password"), "guest").unwrap();
     lab.start_gateway().await;
     let (osci_id, _) = send_by_osci(&lab, "clerk", false).await;
