@@ -8,7 +8,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -79,10 +80,38 @@ impl IndexError {
     }
 }
 
+/// Something that may panic when it is let go, in whichever thread does that last. sled does when a sync fails while it closes; what it could
+/// not write then is in the journal. The thread had other work, and that must not die of it.
+struct Quiet<T>(Option<T>);
+
+impl<T> Quiet<T> {
+    fn new(inner: T) -> Self {
+        Self(Some(inner))
+    }
+}
+
+impl<T> Deref for Quiet<T> {
+    type Target = T;
+
+    #[expect(clippy::expect_used, reason = "taken out by its end only")]
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("it is there until it ends")
+    }
+}
+
+impl<T> Drop for Quiet<T> {
+    fn drop(&mut self) {
+        let inner = self.0.take();
+        if std::panic::catch_unwind(AssertUnwindSafe(|| drop(inner))).is_err() {
+            tracing::warn!("An index was not closed in good order.");
+        }
+    }
+}
+
 /// The index.
 pub(crate) struct Index {
     layers: RwLock<Layers>,
-    sled: sled::Db,
+    sled: Quiet<sled::Db>,
     folder: PathBuf,
     /// Whether sled could not be read.
     failed: AtomicBool,
@@ -96,7 +125,7 @@ impl Index {
             .cache_capacity(CACHE)
             .mode(sled::Mode::HighThroughput)
             .flush_every_ms(None);
-        let sled = patiently(|| config.open())?;
+        let sled = Quiet::new(patiently(|| config.open())?);
         let mut known = Known::default();
         for key in sled.range(b"i".as_slice()..b"j".as_slice()).keys() {
             let (week, hash) = crate::keys::intake_parts(&key?).ok_or(crate::keys::Garbled)?;
@@ -323,6 +352,23 @@ fn merge<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Sick;
+
+    impl Drop for Sick {
+        fn drop(&mut self) {
+            panic!("a sync failed");
+        }
+    }
+
+    #[test]
+    fn whoever_lets_go_last_survives_it() {
+        let shared = Arc::new(Quiet::new(Sick));
+        let last = Arc::clone(&shared);
+        drop(shared);
+        // With the usual drop this thread would end here.
+        assert!(std::thread::spawn(move || drop(last)).join().is_ok());
+    }
 
     fn op(key: &str, value: Option<&str>) -> Op {
         Op {
