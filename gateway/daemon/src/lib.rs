@@ -6,6 +6,7 @@ pub mod demo;
 pub mod doctor;
 pub mod operator;
 mod osci;
+pub mod service;
 mod system;
 mod wire;
 

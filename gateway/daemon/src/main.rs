@@ -1,17 +1,20 @@
 //! The `amtsbote` binary.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use amtsbote::config::{Config, ConfigIssue, REFERENCE};
 use amtsbote::demo::{self, DemoOptions};
 use amtsbote::doctor::DoctorArguments;
 use amtsbote::operator::OperatorCommand;
-use amtsbote::{Gateway, StartError, SystemClock};
+use amtsbote::{Gateway, StartError, SystemClock, service};
 use amtsbote_certs::{Folder, KeyKind, Purpose};
 use amtsbote_core::port::Clock as _;
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Bodies are allocated on one thread and freed on another, which the C library's allocator does not like; and what is freed
@@ -25,6 +28,9 @@ const INTERNAL: u8 = 70;
 const UNAVAILABLE: u8 = 75;
 /// The doctor found something hurt.
 const HURT: u8 = 1;
+
+/// How often it is looked whether all parts of the gateway live.
+const WATCH: Duration = Duration::from_secs(5);
 
 /// Threads for what blocks: reading the store and signing, which limit themselves, large bodies, and resolving names, which may
 /// hang when nobody answers. More would only take memory.
@@ -85,6 +91,17 @@ enum Command {
     /// Commands of operators, which ask a running gateway
     #[command(flatten)]
     Operator(OperatorCommand),
+    /// Print completions for a shell
+    Completions {
+        /// Which
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each command
+    Man {
+        /// Folder for amtsbote.1, amtsbote-serve.1 and so on; absent: amtsbote.1 on standard output
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
     /// Development certificates
     Certs {
         #[command(subcommand)]
@@ -142,6 +159,12 @@ fn main() -> ExitCode {
                 Err(error) => fail(INTERNAL, &error.into()),
             }
         }
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "amtsbote", &mut text);
+            print(&text)
+        }
+        Command::Man { dir } => manual(dir.as_deref()),
         Command::Doctor(arguments) => match arguments.run() {
             Ok(sound) => ExitCode::from(if sound { 0 } else { HURT }),
             Err(error) => fail(error.exit_code(), &error.into()),
@@ -151,6 +174,29 @@ fn main() -> ExitCode {
         Command::Certs { command: CertsCommand::Init { dir, names, rsa_seal } } => {
             certs_init(&dir, names, rsa_seal)
         }
+    }
+}
+
+/// Writes to standard output; whoever has read enough may go.
+fn print(text: &[u8]) -> ExitCode {
+    match std::io::stdout().write_all(text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(INTERNAL, &error.into()),
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
+    }
+}
+
+fn manual(folder: Option<&Path>) -> ExitCode {
+    let command = Arguments::command();
+    let Some(folder) = folder else {
+        let mut text = Vec::new();
+        return match clap_mangen::Man::new(command).render(&mut text) {
+            Ok(()) => print(&text),
+            Err(error) => fail(INTERNAL, &error.into()),
+        };
+    };
+    match std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(command, folder)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(USAGE, &anyhow::Error::from(error).context(folder.display().to_string())),
     }
 }
 
@@ -259,10 +305,16 @@ async fn run(
             demo::write_atomically(file, &addresses.to_string()).context("writing the ready file")?;
         }
     }
-    let mut watch = tokio::time::interval(std::time::Duration::from_secs(5));
+    service::ready();
+    let pace = service::pace().map_or(WATCH, |pace| pace.min(WATCH));
+    let mut watch = tokio::time::interval(pace);
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => reload(&gateway, path),
+            _ = signals.hangup.recv() => {
+                service::reloading();
+                reload(&gateway, path);
+                service::ready();
+            }
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             _ = watch.tick() => {
@@ -271,9 +323,11 @@ async fn run(
                     gateway.stop().await;
                     return Ok(ExitCode::from(INTERNAL));
                 }
+                service::alive();
             }
         }
     }
+    service::stopping();
     tracing::info!("The gateway is shutting down.");
     let cut = gateway.stop().await;
     tracing::info!(cut, "The gateway has ended.");
@@ -329,8 +383,6 @@ fn certs_init(dir: &Path, names: Vec<String>, rsa_seal: bool) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

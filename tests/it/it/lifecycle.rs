@@ -412,3 +412,63 @@ async fn the_doctor_examines_repairs_and_keeps_away_from_a_running_gateway() {
     assert!(stdout.contains("index built anew"), "{code} {stdout}");
     assert_eq!(doctor(&lab, &["--store", "store"]).0, 64);
 }
+
+/// The next thing a service manager is told, without its status line.
+async fn told(socket: &tokio::net::UnixDatagram) -> String {
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    let text = String::from_utf8(buffer[..length].to_vec()).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("STATUS="));
+    lines
+        .map(|line| line.split_once('=').unwrap())
+        .filter(|(name, _)| *name != "MONOTONIC_USEC")
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[tokio::test]
+async fn a_service_manager_is_told_how_the_gateway_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let wrapper = ["env", &format!("NOTIFY_SOCKET={}", path.display()), "WATCHDOG_USEC=200000"];
+    let wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+    let mut lab = Lab::start(Options { wrapper, ..Options::default() }).await;
+    assert_eq!(told(&socket).await, "READY=1");
+    assert_eq!(told(&socket).await, "WATCHDOG=1");
+    lab.signal_gateway("HUP");
+    let mut next = told(&socket).await;
+    while next == "WATCHDOG=1" {
+        next = told(&socket).await;
+    }
+    assert_eq!(next, "RELOADING=1");
+    assert_eq!(told(&socket).await, "READY=1");
+    assert_eq!(lab.stop_gateway().await, 0);
+    let mut next = told(&socket).await;
+    while next == "WATCHDOG=1" {
+        next = told(&socket).await;
+    }
+    assert_eq!(next, "STOPPING=1");
+}
+
+#[test]
+fn shells_and_manuals_know_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let printed =
+            std::process::Command::new(binary("amtsbote")).args(["completions", shell]).output().unwrap();
+        assert!(printed.status.success());
+        let text = String::from_utf8(printed.stdout).unwrap();
+        assert!(text.contains("dead-letters") && text.contains("check-config"), "{shell}");
+        std::fs::write(folder.path().join(shell), text).unwrap();
+    }
+    assert!(run(folder.path(), "bash", &["-n", "bash"]).status.success());
+    let pages = folder.path().join("man");
+    let arguments = ["man", "--dir", pages.to_str().unwrap()];
+    let made = std::process::Command::new(binary("amtsbote")).args(arguments).status().unwrap();
+    assert!(made.success());
+    for page in ["amtsbote.1", "amtsbote-serve.1", "amtsbote-dead-letters-redrive.1"] {
+        assert!(std::fs::read_to_string(pages.join(page)).unwrap().starts_with(".ie"), "{page}");
+    }
+}

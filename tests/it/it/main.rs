@@ -12,6 +12,7 @@ mod large;
 mod lifecycle;
 mod monitoring;
 mod operators;
+mod packaging;
 mod round_trip;
 mod routing;
 mod webhook;
