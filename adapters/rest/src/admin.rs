@@ -5,13 +5,17 @@ mod bulk;
 mod dead_letters;
 mod destinations;
 mod holds;
+mod messages;
+mod setup;
 mod trail;
 
 use std::sync::Arc;
 
+use amtsbote_core::Timestamp;
 use amtsbote_core::account::{Account, AccountBook, Role};
 use amtsbote_core::delivery::{Order, Refusal};
 use amtsbote_core::operations::{OperationError, Operations};
+use amtsbote_core::port::Clock;
 use amtsbote_http::{Peer, Problem};
 use arc_swap::ArcSwap;
 use axum::extract::FromRequestParts;
@@ -35,6 +39,10 @@ pub struct AdminServices {
     pub operations: Arc<Operations>,
     /// Who may call; replaced while running.
     pub accounts: Arc<ArcSwap<AccountBook>>,
+    /// Certificates in force, by what they are for, with their ends.
+    pub certificates: Arc<dyn Fn() -> Vec<(&'static str, Timestamp)> + Send + Sync>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Lines of a page if the client does not say.
@@ -45,7 +53,7 @@ const PAGE_MAX: usize = 1_000;
 const REASON_MAX: usize = 500;
 
 /// Somebody who may look.
-struct Viewer;
+struct Viewer(Arc<Account>);
 
 /// Somebody who may act.
 struct Operator(Arc<Account>);
@@ -61,7 +69,7 @@ impl FromRequestParts<Arc<AdminServices>> for Viewer {
     async fn from_request_parts(parts: &mut Parts, services: &Arc<AdminServices>) -> Result<Self, Problem> {
         let account = caller(parts, services)?;
         let roles = [Role::Viewer, Role::Operator, Role::Administrator];
-        if roles.iter().any(|role| account.has(*role)) { Ok(Self) } else { Err(role_missing()) }
+        if roles.iter().any(|role| account.has(*role)) { Ok(Self(account)) } else { Err(role_missing()) }
     }
 }
 
@@ -147,7 +155,7 @@ fn problem(error: OperationError) -> Problem {
         description = "Served on the operator listener. Mutual TLS identifies the account; viewers look, operators and administrators act. Errors are problem details (RFC 9457) with stable types.",
         license(name = "EUPL-1.2", identifier = "EUPL-1.2")
     ),
-    tags((name = "queues", description = "What waits and what stands in the way"), (name = "dead letters", description = "What waits for somebody"), (name = "audit", description = "Who did what")),
+    tags((name = "queues", description = "What waits and what stands in the way"), (name = "dead letters", description = "What waits for somebody"), (name = "messages", description = "Any message"), (name = "setup", description = "Accounts, certificates, routes"), (name = "audit", description = "Who did what")),
     components(schemas(Problem))
 )]
 struct Document;
@@ -165,6 +173,11 @@ fn build() -> OpenApiRouter<Arc<AdminServices>> {
         .routes(routes!(dead_letters::cancel))
         .routes(routes!(bulk::list, bulk::submit))
         .routes(routes!(bulk::find, bulk::stop))
+        .routes(routes!(messages::find))
+        .routes(routes!(messages::show))
+        .routes(routes!(setup::accounts))
+        .routes(routes!(setup::certificates))
+        .routes(routes!(setup::routes))
         .routes(routes!(trail::list));
     for path in router.get_openapi_mut().paths.paths.values_mut() {
         let calls = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete];

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use amtsbote_core::Timestamp;
 use amtsbote_core::key::{AreaKey, ServiceKey};
-use amtsbote_core::route::{LookupRequest, OutcomeKind, Resolution, RouteRequest};
+use amtsbote_core::route::{LookupRequest, OutcomeKind, Resolution, RouteRequest, Router};
 use amtsbote_http::Problem;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -46,6 +47,15 @@ pub(crate) async fn explain(
     _caller: Caller,
     query: Result<Query<RouteQuery>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
+    explained(&services.router, services.clock.now(), query).await.map(Json)
+}
+
+/// The answer to a question, for whoever may ask.
+pub(crate) async fn explained(
+    router: &Router,
+    now: Timestamp,
+    query: Result<Query<RouteQuery>, QueryRejection>,
+) -> Result<Value, Problem> {
     let malformed = |parameter: &'static str, detail: &str| {
         bad_request("route-question", "The question cannot be read")
             .detail(detail)
@@ -58,7 +68,7 @@ pub(crate) async fn explain(
     let asked = query.area.ok_or_else(|| malformed("area", "is required"))?;
     let area: AreaKey = asked.parse().map_err(|error| malformed("area", &format!("{error}")))?;
     let request = LookupRequest::Responsible(RouteRequest { service, area });
-    let resolution = services.router.resolve(&request, services.clock.now()).await;
+    let resolution = router.resolve(&request, now).await;
     if resolution.outcome == OutcomeKind::DirectoryUnavailable {
         return Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -69,7 +79,7 @@ pub(crate) async fn explain(
         .with("trace", resolution.trace)
         .retry_after(DIRECTORY_RETRY));
     }
-    Ok(Json(shown(&asked, &resolution)))
+    Ok(shown(&asked, &resolution))
 }
 
 fn shown(asked: &str, resolution: &Resolution) -> Value {

@@ -29,7 +29,7 @@ pub(crate) struct PartView {
 }
 
 impl PartView {
-    fn new(part: &Part, href: Option<String>) -> Self {
+    pub(crate) fn new(part: &Part, href: Option<String>) -> Self {
         Self {
             name: part.name.clone(),
             media_type: part.media_type.clone(),
@@ -49,7 +49,7 @@ pub(crate) struct ExternalIdView {
     value: String,
 }
 
-fn external_ids(ids: &[ExternalId]) -> Vec<ExternalIdView> {
+pub(crate) fn external_ids(ids: &[ExternalId]) -> Vec<ExternalIdView> {
     let scheme = |id: &ExternalId| serde_json::to_value(id.scheme).unwrap_or_default();
     ids.iter().map(|id| ExternalIdView { scheme: scheme(id), value: id.value.clone() }).collect()
 }

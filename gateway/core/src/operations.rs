@@ -14,6 +14,7 @@ use crate::engine::{OpenBreaker, Policies};
 use crate::hold::{Hold, HoldKey};
 use crate::id::MessageId;
 use crate::key::{AccountName, CaseId};
+use crate::message::IdScheme;
 use crate::port::{
     Change, Clock, CommitError, DeadCursor, Entropy, HeadEntry, KeptNote, MessageStore, NoteKind, StoreError,
     StoredMessage,
@@ -196,6 +197,8 @@ pub struct Operations {
 const PAGE: usize = 256;
 /// Dead letters looked at in one listing.
 const SCAN: usize = 10_000;
+/// Messages with the same external id that are found.
+const SAME_ID_MAX: usize = 16;
 
 impl Operations {
     /// Operations over their ports.
@@ -371,6 +374,49 @@ impl Operations {
             }
         }
         Ok((found, cursor))
+    }
+
+    /// Ways to authorities.
+    pub fn router(&self) -> &Router {
+        &self.ports.router
+    }
+
+    /// Messages with an id, whoever gave it: `urn:uuid:…`, the bare UUID, XTA's form of it, or an id of XTA or OSCI.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    pub async fn find(&self, id: &str) -> Result<Vec<StoredMessage>, OperationError> {
+        let id = id.trim();
+        let own =
+            id.strip_prefix("urn:uuid:").or(id.strip_prefix("urn:de:xta:messageid:amtsbote:")).unwrap_or(id);
+        let mut ids: Vec<MessageId> = own.parse().ok().into_iter().collect();
+        for scheme in [IdScheme::Xta, IdScheme::Osci] {
+            ids.extend(self.ports.store.by_external_id(scheme, id, SAME_ID_MAX).await?);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        let mut found = Vec::new();
+        for id in ids {
+            found.extend(self.ports.store.load(id).await?);
+        }
+        Ok(found)
+    }
+
+    /// Writes into the audit trail that somebody reads what people wrote in a message.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    pub async fn reading(&self, id: MessageId, by: AccountName) -> Result<(), OperationError> {
+        let entry = AuditEntry {
+            at: self.ports.clock.now(),
+            by,
+            action: "read".to_owned(),
+            target: id.to_string(),
+            reason: None,
+            before: None,
+            after: None,
+        };
+        self.commit(Vec::new(), vec![entry.note(self.ports.entropy.as_ref())]).await
     }
 
     /// A message with everything that happened to it.

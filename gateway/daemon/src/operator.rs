@@ -68,6 +68,36 @@ pub enum OperatorCommand {
         #[command(subcommand)]
         command: DeadLetterCommand,
     },
+    /// Show a message with everything that happened to it, by any id it has
+    Trace {
+        /// urn:uuid:…, or an id of XTA or OSCI
+        id: String,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// Explain which authority a service and an area lead to
+    Routes {
+        /// Such as ozg:10092
+        service: String,
+        /// Such as ars:073150000000, ags:07315000 or plz:55116
+        area: String,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// List accounts
+    Accounts {
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// List the certificates of the gateway, those that expire first first
+    Certificates {
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
     /// Do something with many dead letters; it survives a restart of the gateway
     Bulk {
         /// What
@@ -276,6 +306,20 @@ impl OperatorCommand {
                 show(&at, &answer, |hold| say(&format!("released: {}", hold_line(hold))))
             }
             Self::DeadLetters { command } => command.run().await,
+            Self::Trace { id, at } => trace(&id, &at).await,
+            Self::Routes { service, area, at } => {
+                let question = [("service", service), ("area", area)];
+                let answer = at.client()?.get("/admin/v1/routes", &question).await?;
+                show(&at, &answer, print_route)
+            }
+            Self::Accounts { at } => {
+                let answer = at.client()?.get("/admin/v1/accounts", &[]).await?;
+                show(&at, &answer, print_accounts)
+            }
+            Self::Certificates { at } => {
+                let answer = at.client()?.get("/admin/v1/certificates", &[]).await?;
+                show(&at, &answer, print_certificates)
+            }
             Self::Bulk { command } => command.run().await,
             Self::Audit { limit, at } => {
                 let answer = pages(&at.client()?, "/admin/v1/audit", "entries", &[], limit).await?;
@@ -360,6 +404,24 @@ impl BulkCommand {
             }
         }
     }
+}
+
+/// Shows every message that has an id.
+async fn trace(id: &str, at: &Connection) -> Result<(), CommandError> {
+    let client = at.client()?;
+    let found = client.get("/admin/v1/messages", &[("id", id.to_owned())]).await?;
+    let mut messages = Vec::new();
+    for line in members(&found, "messages") {
+        messages.push(client.get(&format!("/admin/v1/messages/{}", encode(text(line, "id"))), &[]).await?);
+    }
+    if messages.is_empty() {
+        return Err(CommandError::Usage(format!("no message has the id {id}")));
+    }
+    show(at, &Value::from(messages), |messages| {
+        for message in messages.as_array().into_iter().flatten() {
+            print_trace(message);
+        }
+    })
 }
 
 /// Pages of a list up to a limit, as one answer.
@@ -527,6 +589,8 @@ fn print_message(message: &Value) {
         if let Some(members) = rest.as_object_mut() {
             members.remove("at");
             members.remove("event");
+            // Long, and only good for programs; --json has it.
+            members.remove("signature");
         }
         let rest = if rest.as_object().is_some_and(serde_json::Map::is_empty) {
             String::new()
@@ -536,6 +600,66 @@ fn print_message(message: &Value) {
         vec![text(event, "at").to_owned(), text(event, "event").to_owned(), rest]
     };
     print_table(&["AT", "EVENT", "DETAILS"], members(message, "events").iter().map(row), "no events");
+}
+
+fn print_trace(message: &Value) {
+    let ids = members(message, "externalIds").iter();
+    let ids: Vec<_> = ids.map(|one| format!("{} {}", text(one, "scheme"), text(one, "value"))).collect();
+    if !ids.is_empty() {
+        say(&clean(&format!("known as {}", ids.join(", "))));
+    }
+    let metadata = &message["contents"]["metadata"];
+    if let Some(service) = metadata["service"].as_object() {
+        let service =
+            service.iter().map(|(kind, key)| format!("{kind}:{}", key.as_str().unwrap_or_default()));
+        let (service, case) = (service.collect::<String>(), text(message, "caseId"));
+        say(&clean(&format!("service {service}, case {case}, subject {}", text(metadata, "subject"))));
+    }
+    for part in members(&message["contents"], "parts") {
+        let (name, media_type) = (text(part, "name"), text(part, "mediaType"));
+        say(&clean(&format!("part {name} ({media_type}, {} bytes)", part["size"])));
+    }
+    print_message(message);
+}
+
+fn print_route(answer: &Value) {
+    say(&format!("outcome {}", text(answer, "outcome")));
+    let organization = &answer["organization"];
+    if organization.is_object() {
+        say(&clean(&format!("{} ({})", text(organization, "name"), text(organization, "key"))));
+    }
+    if answer["channel"].is_object() {
+        say(&clean(&format!("channel {}", answer["channel"])));
+    }
+    for step in members(answer, "trace") {
+        say(&clean(&step.as_str().map_or_else(|| step.to_string(), str::to_owned)));
+    }
+}
+
+fn print_accounts(answer: &Value) {
+    let list = |one: &Value, name: &str| {
+        let words: Vec<_> = members(one, name).iter().filter_map(Value::as_str).collect();
+        words.join(" ")
+    };
+    let row = |one: &Value| {
+        vec![
+            text(one, "name").to_owned(),
+            list(one, "roles"),
+            list(one, "parties"),
+            list(one, "serves"),
+            text(one, "channel").to_owned(),
+            members(one, "credentials").len().to_string(),
+        ]
+    };
+    let heads = ["NAME", "ROLES", "PARTIES", "SERVES", "CHANNEL", "CREDENTIALS"];
+    print_table(&heads, members(answer, "accounts").iter().map(row), "no accounts");
+}
+
+fn print_certificates(answer: &Value) {
+    let row = |one: &Value| {
+        vec![text(one, "role").to_owned(), text(one, "expiresAt").to_owned(), one["daysLeft"].to_string()]
+    };
+    print_table(&["ROLE", "EXPIRES", "DAYS LEFT"], members(answer, "certificates").iter().map(row), "none");
 }
 
 fn print_job(job: &Value) {

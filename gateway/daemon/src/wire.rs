@@ -693,7 +693,13 @@ impl Gateway {
             router: Arc::clone(&router),
             started: clock.now(),
         });
-        let admin = AdminServices { operations: Arc::clone(&operations), accounts: Arc::clone(&accounts) };
+        let known = Arc::clone(&health);
+        let admin = AdminServices {
+            operations: Arc::clone(&operations),
+            accounts: Arc::clone(&accounts),
+            certificates: Arc::new(move || known.certificates()),
+            clock: Arc::clone(&clock),
+        };
         let reloadable = Reloadable {
             accounts,
             router,

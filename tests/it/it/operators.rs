@@ -303,3 +303,101 @@ async fn the_operators_openapi_document_is_the_golden_file() {
     assert_eq!(serde_json::from_slice::<Value>(&printed).unwrap(), expected, "BLESS=1 writes it anew");
     assert_eq!(served.json, expected);
 }
+
+/// A gateway with somebody who may only look.
+async fn with_viewer() -> Lab {
+    let mut lab = Lab::prepare(Options::default()).await;
+    lab.write_configuration(
+        "[[accounts]]\nname = \"watcher\"\nroles = [\"viewer\"]\ncertificates = [\"pki/nobody.pem\"]\n",
+    );
+    lab.start_gateway().await;
+    lab
+}
+
+#[tokio::test]
+async fn any_message_is_found_by_any_id_it_has() {
+    let lab = with_viewer().await;
+    let (portal, operator, viewer) = (lab.client("portal"), lab.operator("operator"), lab.operator("nobody"));
+    let order = crate::xta::Order::new("urn:de:xta:messageid:fachverfahren:1");
+    let body = crate::xta::content(b"<antrag/>", &[b"anlage"]);
+    drop(portal.soap("sendMessage", &order.header(), &body).await.ok());
+    let id = portal.get("/v1/submissions").await.json["submissions"][0]["id"].as_str().unwrap().to_owned();
+    let uuid = id.strip_prefix("urn:uuid:").unwrap();
+    for known in [order.id, "URN:DE:XTA:messageid:fachverfahren:1", &id, uuid] {
+        let found = viewer.get(&format!("/admin/v1/messages?id={known}")).await;
+        assert_eq!(found.json["messages"][0]["id"], id, "{known}: {found:?}");
+    }
+    let nothing = viewer.get("/admin/v1/messages?id=urn:de:xta:messageid:fachverfahren:2").await;
+    assert_eq!((nothing.status, &nothing.json["messages"]), (200, &json!([])));
+    assert_eq!(viewer.get("/admin/v1/messages").await.problem(), "query-invalid");
+    // What people wrote is for those who act, and that they read it is written down.
+    let path = format!("/admin/v1/messages/{id}");
+    let seen = viewer.get(&path).await;
+    assert_eq!(seen.status, 200);
+    assert!(!seen.json.to_string().contains("antrag.xml") && seen.json.get("contents").is_none(), "{seen:?}");
+    assert_eq!(seen.json["events"][0]["event"], "received");
+    let entries = |answer: &Value| answer["entries"].as_array().unwrap().len();
+    let before = entries(&operator.get("/admin/v1/audit").await.json);
+    let read = operator.get(&path).await.json;
+    assert_eq!(read["contents"]["metadata"]["subject"], "Wohngeld");
+    assert_eq!(read["contents"]["parts"][1]["name"], "anlage.txt");
+    let audit = operator.get("/admin/v1/audit").await.json;
+    assert_eq!(entries(&audit), before + 1);
+    let entry = &audit["entries"][0];
+    assert_eq!(
+        (&entry["action"], &entry["target"], &entry["by"]),
+        (&json!("read"), &json!(id), &json!("operator"))
+    );
+    assert_eq!(
+        viewer.get("/admin/v1/messages/urn:uuid:01a20594-8b30-7000-b57f-31631e71333b").await.status,
+        404
+    );
+    assert_eq!(
+        lab.client("portal").get(&path).await.status,
+        404,
+        "nothing of this is on the exchange listener"
+    );
+    let (code, shown, _) = command(&lab, &["trace", order.id]);
+    assert_eq!(code, 0);
+    for part in [id.as_str(), order.id, "subject Wohngeld", "anlage.txt", "received"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let (code, _, said) = command(&lab, &["trace", "nobody-has-this"]);
+    assert!(code == 64 && said.contains("no message has the id"), "{code} {said}");
+}
+
+#[tokio::test]
+async fn accounts_certificates_and_routes_are_shown() {
+    let lab = with_viewer().await;
+    let viewer = lab.operator("nobody");
+    let accounts = viewer.get("/admin/v1/accounts").await.json;
+    let named = |name: &str| {
+        accounts["accounts"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone()
+    };
+    assert_eq!(named("watcher")["roles"], json!(["viewer"]));
+    assert_eq!(
+        (&named("department")["channel"], &named("department")["serves"][0]),
+        (&json!("mailbox"), &json!(OFFICE))
+    );
+    assert_eq!(named("portal-b")["credentials"][0]["kind"], "subject");
+    let certificates = viewer.get("/admin/v1/certificates").await.json;
+    let listed = certificates["certificates"].as_array().unwrap();
+    let roles: Vec<_> = listed.iter().map(|one| one["role"].as_str().unwrap()).collect();
+    assert!(["server", "seal", "directory-client"].iter().all(|role| roles.contains(role)), "{roles:?}");
+    assert!(listed.iter().all(|one| one["daysLeft"].as_i64().unwrap() > 30), "{certificates}");
+    let route = viewer.get("/admin/v1/routes?service=ozg:10092&area=ars:073150000000").await.json;
+    assert_eq!((&route["outcome"], &route["organization"]["key"]), (&json!("RESOLVED"), &json!(OFFICE)));
+    assert_eq!(viewer.get("/admin/v1/routes?service=nonsense&area=ars:07").await.status, 400);
+    let (code, shown, _) = command(&lab, &["routes", "ozg:10092", "ars:073150000000"]);
+    assert!(code == 0 && shown.contains("RESOLVED") && shown.contains(OFFICE), "{shown}");
+    let (code, shown, _) = command(&lab, &["accounts"]);
+    assert!(code == 0 && shown.contains("watcher") && shown.contains(OFFICE), "{shown}");
+    let (code, shown, _) = command(&lab, &["certificates"]);
+    assert!(code == 0 && shown.contains("seal"), "{shown}");
+    for path in
+        ["accounts", "certificates", "routes?service=ozg:10092&area=ars:073150000000", "messages?id=x"]
+    {
+        let refused = lab.operator("portal").get(&format!("/admin/v1/{path}")).await;
+        assert_eq!(refused.status, 403, "{path}");
+    }
+}
