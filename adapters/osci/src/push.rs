@@ -273,15 +273,7 @@ impl OsciPusher {
         };
         let asked = &handover.message.metadata;
         let by_xta = said.as_ref().and_then(Said::external_id);
-        let metadata = said.map(|said| said.metadata).unwrap_or_else(|| Metadata {
-            subject: None,
-            message_type: None,
-            deadline: None,
-            expires_at: None,
-            not_before: None,
-            ordering_key: None,
-            ..asked.clone()
-        });
+        let metadata = said.map_or_else(|| asked.of_answer(), |said| said.metadata);
         let metadata = Metadata { subject: subject.or(metadata.subject.clone()), ..metadata };
         let lost = |error: String| unknown(Code::Reached, error);
         let writer = handover.stage().await.map_err(|error| lost(error.to_string()))?;

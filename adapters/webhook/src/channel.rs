@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amtsbote_core::delivery::{FailureClass, FailureReason, Proof};
-use amtsbote_core::message::{Metadata, Part, Sha256Digest};
+use amtsbote_core::message::{Part, Sha256Digest};
 use amtsbote_core::port::{
     Channel, Clock, DeliveryOutcome, Entropy, ExchangeOutcome, Exchanger, Handover, InstantAnswer, StoreError,
 };
@@ -320,15 +320,7 @@ async fn keep(
     let part = Part { name: None, media_type, size, sha256, offset: 0, attributes: BTreeMap::new() };
     let mut writer = handover.stage().await?;
     writer.write(content).await?;
-    let metadata = Metadata {
-        subject: None,
-        message_type: None,
-        deadline: None,
-        expires_at: None,
-        not_before: None,
-        ordering_key: None,
-        ..handover.message.metadata.clone()
-    };
+    let metadata = handover.message.metadata.of_answer();
     Ok(InstantAnswer {
         proof,
         metadata,

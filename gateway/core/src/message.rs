@@ -179,6 +179,21 @@ pub enum IdScheme {
     Osci,
 }
 
+impl Metadata {
+    /// What holds for an answer that says nothing about itself: the same case, without what was meant for the question alone.
+    pub fn of_answer(&self) -> Self {
+        Self {
+            subject: None,
+            message_type: None,
+            deadline: None,
+            expires_at: None,
+            not_before: None,
+            ordering_key: None,
+            ..self.clone()
+        }
+    }
+}
+
 /// An id somebody else gave the message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
