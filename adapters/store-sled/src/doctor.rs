@@ -506,10 +506,14 @@ pub fn put_aside(root: &Path, found: &Examination) -> Result<(), OpenError> {
 /// [`OpenError`].
 pub fn discard_index(root: &Path) -> Result<(), OpenError> {
     let _lock = take_lock(root)?;
+    let failed = |source| OpenError::Io { folder: root.to_owned(), source };
     let index = root.join("index");
     if index.exists() {
-        let failed = |source| OpenError::Io { folder: root.to_owned(), source };
         Quarantine::of(root).replace(&index).map_err(failed)?;
+    }
+    let search = root.join("search");
+    if search.exists() {
+        std::fs::remove_dir_all(search).map_err(failed)?;
     }
     Ok(())
 }

@@ -15,8 +15,8 @@ use amtsbote_core::key::PartyId;
 use amtsbote_core::message::{IdScheme, IntakeKey, PartNumber, Priority, Sha256Digest};
 use amtsbote_core::port::{
     Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, KeptNote,
-    MailboxPlace, MessageStore, Note, NoteKind, PartReader, PayloadWriter, Staged, StoreError, StoreStatus,
-    StoredMessage, SubmissionFilter, Tallies, Timer,
+    MailboxPlace, MessageStore, Note, NoteKind, PartReader, PayloadWriter, Search, SearchPage, Staged,
+    StoreError, StoreStatus, StoredMessage, SubmissionFilter, Tallies, Timer,
 };
 use amtsbote_core::route::Destination;
 use async_trait::async_trait;
@@ -40,6 +40,7 @@ use crate::record::{
 };
 use crate::recovery::{OpenReport, Recovered};
 use crate::scrub::ScrubReport;
+use crate::search::{self, Projection};
 use crate::segment::{Folder, Tail};
 use crate::shared::{Room, Shared, StoreOptions};
 use crate::watch::{Watch, guarded};
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     pub(crate) index: Arc<Index>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) quarantine: Quarantine,
+    pub(crate) search: Projection,
     payloads: Arc<Payloads>,
     /// Those that were there when the store was opened, until they are judged.
     payload_files: Mutex<Vec<MessageId>>,
@@ -77,6 +79,7 @@ pub struct SledStore {
 pub(crate) struct Running {
     pub(crate) inner: Arc<Inner>,
     committer: Option<std::thread::JoinHandle<()>>,
+    projector: Option<std::thread::JoinHandle<()>>,
 }
 
 /// What the store and its watch share: what is at work, unless it is being brought up again.
@@ -108,6 +111,7 @@ impl Running {
             index: Arc::clone(&index),
             shared: Arc::clone(&shared),
             quarantine: Quarantine::of(root),
+            search: Projection::default(),
             payloads,
             payload_files,
             requests,
@@ -125,12 +129,15 @@ impl Running {
                 shared.distrust_index("the committer died".to_owned());
             }
         })?;
-        Ok(Self { inner, committer: Some(thread) })
+        let projector = search::start(root, Arc::clone(&inner))?;
+        Ok(Self { inner, committer: Some(thread), projector: Some(projector) })
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        self.inner.search.end();
+        drop(self.projector.take().map(std::thread::JoinHandle::join));
         // The committer may already have ended after a fault; then there is nobody to tell or to wait for.
         drop(self.inner.requests.send(Request::Stop));
         drop(self.committer.take().map(std::thread::JoinHandle::join));
@@ -229,6 +236,7 @@ impl Inner {
             },
             journal_bytes: self.shared.journal_bytes(),
             index_lag: self.index.lag(),
+            search_lag: self.search_lag(),
             quarantined: self.shared.quarantined(),
         }
     }
@@ -619,6 +627,16 @@ impl MessageStore for SledStore {
     ) -> Result<(Vec<HeadEntry>, Option<Cursor>), StoreError> {
         let filter = filter.clone();
         self.reading(move |inner| inner.submissions(&filter, after, limit)).await
+    }
+
+    async fn search(
+        &self,
+        search: &Search,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<SearchPage, StoreError> {
+        let search = search.clone();
+        self.reading(move |inner| inner.search(&search, after, limit)).await
     }
 
     async fn finished(

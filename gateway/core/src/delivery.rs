@@ -13,7 +13,7 @@ pub use event::{Event, EventKind, Face, FailureClass, FailureReason, Proof, Remo
 pub use policy::{InvalidRetryPolicy, RetryPolicy};
 pub use state::{
     DeadHead, DeadReason, DeadlineWatch, Delivery, ItemState, Line, MailboxItem, Placement, RejectReason,
-    Retries, State,
+    Retries, SHOWN_STATES, State,
 };
 pub use transition::{Input, Order, Refusal, Transition};
 

@@ -42,6 +42,14 @@ impl MessageId {
         Timestamp::from_millisecond(self.millis().cast_signed()).ok()
     }
 
+    /// The bytes with which ids made at a time begin to sort.
+    pub fn first_bytes_at(at: Timestamp) -> [u8; 16] {
+        let millis = u64::try_from(at.as_millisecond()).unwrap_or(0);
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
+        bytes
+    }
+
     /// The bare UUID, as OSCI and XTA embed it.
     pub fn uuid(&self) -> Uuid {
         self.0

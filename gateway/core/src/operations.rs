@@ -16,8 +16,8 @@ use crate::id::MessageId;
 use crate::key::{AccountName, CaseId};
 use crate::message::IdScheme;
 use crate::port::{
-    Change, Clock, CommitError, DeadCursor, Entropy, HeadEntry, KeptNote, MessageStore, NoteKind, StoreError,
-    StoredMessage,
+    Change, Clock, CommitError, Cursor, DeadCursor, Entropy, HeadEntry, KeptNote, MessageStore, NoteKind,
+    Search, SearchPage, StoreError, StoredMessage,
 };
 use crate::route::{ChannelKind, Destination, LookupRequest, Resolution, Route, Router};
 use crate::wake::Wake;
@@ -165,6 +165,17 @@ pub struct Overview {
     pub destinations: Vec<DestinationStatus>,
     /// Dead letters.
     pub dead: u64,
+}
+
+/// Messages that were found.
+#[derive(Debug)]
+pub struct FoundPage {
+    /// The messages, newest first.
+    pub messages: Vec<StoredMessage>,
+    /// Where to go on, if there may be more.
+    pub next: Option<Cursor>,
+    /// Bytes of the journal the search does not know yet.
+    pub behind: u64,
 }
 
 /// What the operations work with.
@@ -400,6 +411,29 @@ impl Operations {
             found.extend(self.ports.store.load(id).await?);
         }
         Ok(found)
+    }
+
+    /// Messages that pass a search, newest first; possibly a short page with a cursor.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    pub async fn search(
+        &self,
+        search: &Search,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<FoundPage, OperationError> {
+        let SearchPage { found, next, behind } = self.ports.store.search(search, after, limit).await?;
+        let mut messages = Vec::with_capacity(found.len());
+        for one in found {
+            match self.ports.store.load(one.id).await {
+                Ok(stored) => messages.extend(stored),
+                // One that cannot be read must not hide the others; the doctor names it.
+                Err(StoreError::Damaged { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(FoundPage { messages, next, behind })
     }
 
     /// Writes into the audit trail that somebody reads what people wrote in a message.

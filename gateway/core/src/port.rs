@@ -8,6 +8,7 @@ mod entropy;
 mod note;
 mod observe;
 mod seal;
+mod search;
 mod store;
 
 pub use channel::{
@@ -21,6 +22,7 @@ pub use entropy::Entropy;
 pub use note::{KeptNote, Note, NoteKind};
 pub use observe::{IntakeOutcome, Observation, Observer, Silent};
 pub use seal::{Receipt, ReceiptPart, ReceiptSigner, SealError, SealRequest, Sealer};
+pub use search::{Facet, FacetValue, Found, Search, SearchPage, delivery_facets, facets, last_failure};
 pub use store::{
     Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, MailboxPlace,
     MessageStore, PartReader, PayloadWriter, Staged, StagedFile, StoreError, StoreStatus, StoredMessage,

@@ -81,6 +81,7 @@ async fn status(_operator: Operator, State(insight): State<Arc<Insight>>) -> Jso
             "stopped": store.stopped,
             "journalBytes": store.journal_bytes,
             "indexLag": store.index_lag,
+            "searchLag": store.search_lag,
             "quarantined": store.quarantined,
         },
         "routing": { "version": tables.version(), "sizes": tables.sizes() },

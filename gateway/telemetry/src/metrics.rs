@@ -42,6 +42,7 @@ pub struct Metrics {
     commit_batch: Histogram,
     journal_bytes: IntGauge,
     index_lag: IntGauge,
+    search_lag: IntGauge,
     quarantined: IntGauge,
     ready: IntGauge,
     degraded: IntGauge,
@@ -145,6 +146,10 @@ impl Metrics {
                 "index_lag_frames",
                 "Committed changes that the index on disk does not hold yet.",
             )?,
+            search_lag: gauge(
+                "search_lag_bytes",
+                "Bytes of the journal that operators' search does not know yet.",
+            )?,
             quarantined: gauge("quarantined_records", "Damaged records found since the start.")?,
             ready: gauge(
                 "ready",
@@ -220,6 +225,7 @@ impl Metrics {
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.journal_bytes.set(number(store.journal_bytes));
         self.index_lag.set(number(store.index_lag));
+        self.search_lag.set(number(store.search_lag));
         self.quarantined.set(number(store.quarantined));
         let readiness = self.health.readiness(store, now);
         self.ready.set(i64::from(readiness.is_ready()));

@@ -329,7 +329,6 @@ async fn any_message_is_found_by_any_id_it_has() {
     }
     let nothing = viewer.get("/admin/v1/messages?id=urn:de:xta:messageid:fachverfahren:2").await;
     assert_eq!((nothing.status, &nothing.json["messages"]), (200, &json!([])));
-    assert_eq!(viewer.get("/admin/v1/messages").await.problem(), "query-invalid");
     // What people wrote is for those who act, and that they read it is written down.
     let path = format!("/admin/v1/messages/{id}");
     let seen = viewer.get(&path).await;
@@ -364,6 +363,58 @@ async fn any_message_is_found_by_any_id_it_has() {
     }
     let (code, _, said) = command(&lab, &["trace", "nobody-has-this"]);
     assert!(code == 64 && said.contains("no message has the id"), "{code} {said}");
+}
+
+#[tokio::test]
+async fn messages_are_found_by_what_is_known_of_them() {
+    let lab = with_viewer().await;
+    let (portal, viewer) = (lab.client("portal"), lab.operator("nobody"));
+    let first = portal.submit("k1", METADATA, b"<antrag/>").await;
+    let second = portal.submit("k2", &METADATA.replace("4711", "4712"), b"<antrag/>").await;
+    let (lease, _) = lab.client("department").lease(1).await;
+    lab.client("department").on_message(&first, "acknowledge", Some(&lease), None).await;
+    let find = async |query: &str| {
+        let answer = viewer.get(&format!("/admin/v1/messages?{query}")).await;
+        assert_eq!((answer.status, &answer.json["behindBytes"]), (200, &json!(0)), "{query}: {answer:?}");
+        let ids = answer.json["messages"].as_array().unwrap().iter().map(|one| one["id"].clone());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(find("").await, [json!(second), json!(first)]);
+    for (query, wanted) in [
+        ("caseId=4712", vec![&second]),
+        ("state=acknowledged", vec![&first]),
+        ("state=delivered&account=portal", vec![&second]),
+        ("service=ozg:10092&party=ags:07315000", vec![&second, &first]),
+        ("destination=mailbox/wgb:073150000000&limit=1", vec![&second]),
+        ("code=refused", vec![]),
+        ("text=refused", vec![]),
+        ("since=2099-01-01T00:00:00Z", vec![]),
+    ] {
+        let wanted: Vec<_> = wanted.into_iter().map(|id| json!(id)).collect();
+        assert_eq!(find(query).await, wanted, "{query}");
+    }
+    let page = viewer.get("/admin/v1/messages?limit=1").await.json;
+    let next = page["next"].as_str().unwrap();
+    assert!(page["lookedBackTo"].is_string());
+    assert_eq!(find(&format!("limit=1&cursor={next}")).await, [json!(first)]);
+    for (query, kind) in [
+        ("state=lost", "filter-invalid"),
+        ("account=%00", "filter-invalid"),
+        ("destination=pigeon", "filter-invalid"),
+        ("party=nonsense", "filter-invalid"),
+        ("service=10092", "filter-invalid"),
+        ("text=", "filter-invalid"),
+        (&format!("text={}", "x".repeat(201)), "filter-invalid"),
+        ("id=x&state=dead", "filter-invalid"),
+        ("since=yesterday", "query-invalid"),
+        ("cursor=x", "query-invalid"),
+        ("limit=0", "query-invalid"),
+        ("limit=1001", "query-invalid"),
+        ("unknown=1", "query-invalid"),
+    ] {
+        let refused = viewer.get(&format!("/admin/v1/messages?{query}")).await;
+        assert_eq!((refused.status, refused.problem()), (400, kind), "{query}");
+    }
 }
 
 #[tokio::test]

@@ -11,9 +11,9 @@ use amtsbote_core::id::{LeaseId, MessageId};
 use amtsbote_core::key::{OrderingKey, PartyId};
 use amtsbote_core::message::{IdScheme, IntakeKey, Message, PartNumber, Priority, Sha256Digest};
 use amtsbote_core::port::{
-    Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, KeptNote,
-    MailboxPlace, MessageStore, Note, NoteKind, PartReader, PayloadWriter, Staged, StoreError, StoreStatus,
-    StoredMessage, SubmissionFilter, Tallies, Tally, Timer,
+    Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, Found, HeadEntry, KeptNote,
+    MailboxPlace, MessageStore, Note, NoteKind, PartReader, PayloadWriter, Search, SearchPage, Staged,
+    StoreError, StoreStatus, StoredMessage, SubmissionFilter, Tallies, Tally, Timer, last_failure,
 };
 use amtsbote_core::route::Destination;
 use async_trait::async_trait;
@@ -420,6 +420,32 @@ impl MessageStore for MemoryStore {
         found.truncate(limit);
         let cursor = found.last().filter(|_| more).map(|last| Cursor(last.id));
         Ok((found, cursor))
+    }
+
+    async fn search(
+        &self,
+        search: &Search,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<SearchPage, StoreError> {
+        let content = self.content();
+        let stored = content.messages.iter().rev().map(|(id, entry)| {
+            let (message, delivery) = (Arc::clone(&entry.message), entry.delivery.clone());
+            (*id, StoredMessage { message, delivery, events: entry.events.clone() })
+        });
+        let matching = stored
+            .filter(|(id, stored)| after.is_none_or(|Cursor(after)| *id < after) && search.matches(stored));
+        let mut found: Vec<Found> = matching
+            .take(limit + 1)
+            .map(|(id, stored)| {
+                let failure = last_failure(&stored.events).cloned();
+                Found { id, delivery: stored.delivery, failure }
+            })
+            .collect();
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|last| Cursor(last.id));
+        Ok(SearchPage { found, next, behind: 0 })
     }
 
     async fn finished(

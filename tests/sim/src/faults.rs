@@ -13,8 +13,8 @@ use amtsbote_core::key::PartyId;
 use amtsbote_core::message::{IdScheme, IntakeKey, PartNumber, Priority};
 use amtsbote_core::port::{
     Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, KeptNote,
-    MailboxPlace, MessageStore, Note, NoteKind, PartReader, PayloadWriter, StoreError, StoreStatus,
-    StoredMessage, SubmissionFilter, Tallies, Timer,
+    MailboxPlace, MessageStore, Note, NoteKind, PartReader, PayloadWriter, Search, SearchPage, StoreError,
+    StoreStatus, StoredMessage, SubmissionFilter, Tallies, Timer,
 };
 use amtsbote_core::route::Destination;
 use amtsbote_testkit::memory::MemoryStore;
@@ -300,6 +300,15 @@ impl MessageStore for FaultyStore {
         limit: usize,
     ) -> Result<(Vec<HeadEntry>, Option<Cursor>), StoreError> {
         self.inner.submissions(filter, after, limit).await
+    }
+
+    async fn search(
+        &self,
+        search: &Search,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<SearchPage, StoreError> {
+        self.inner.search(search, after, limit).await
     }
 
     async fn finished(

@@ -57,7 +57,7 @@ impl Filter {
     }
 }
 
-fn parse<T: FromStr>(field: &'static str, text: Option<String>) -> Result<Option<T>, Problem> {
+pub(super) fn parse<T: FromStr>(field: &'static str, text: Option<String>) -> Result<Option<T>, Problem> {
     let malformed = || bad_request("filter-invalid", "The filter cannot be read").with("field", field);
     text.map(|text| text.parse().map_err(|_| malformed())).transpose()
 }

@@ -1,13 +1,13 @@
-//! Any message: find it by an id somebody knows, and show what happened to it.
+//! Any message: find it, and show what happened to it.
 
 use std::sync::Arc;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::account::Role;
-use amtsbote_core::delivery::Event;
+use amtsbote_core::delivery::{Event, FailureReason, SHOWN_STATES};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::message::Metadata;
-use amtsbote_core::port::StoredMessage;
+use amtsbote_core::port::{Cursor, Search, StoredMessage, last_failure};
 use amtsbote_http::Problem;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -15,19 +15,80 @@ use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{AdminServices, Viewer, problem};
+use super::dead_letters::parse;
+use super::{AdminServices, Viewer, page_size, problem};
 use crate::body::query_problem;
 use crate::caller::At;
 use crate::describe::{MessagePath, NotFound};
+use crate::fault::bad_request;
 use crate::view::{ExternalIdView, PartView, external_ids};
 
-/// Which message.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+/// Which messages; all conditions must hold.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct IdQuery {
-    /// Any id it has: `urn:uuid:…`, the bare UUID, or that of XTA or OSCI.
-    id: String,
+pub(super) struct SearchQuery {
+    /// Any id it has: `urn:uuid:…`, the bare UUID, or that of XTA or OSCI. Finds what was accepted a moment ago, too; goes with
+    /// nothing else.
+    id: Option<String>,
+    /// Handed in by this account.
+    account: Option<String>,
+    /// Of this case.
+    case_id: Option<String>,
+    /// Submitted for this party, `prefix:key`, or going to it.
+    party: Option<String>,
+    /// On the way to this destination, `channel/prefix:key`.
+    destination: Option<String>,
+    /// For this service: as its sender named it, or by its OZG id.
+    service: Option<String>,
+    /// In this state.
+    state: Option<String>,
+    /// Whose last failure has this code.
+    code: Option<String>,
+    /// Whose last failure has this in its code or explanation.
+    #[param(max_length = 200)]
+    text: Option<String>,
+    /// Accepted at or after this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<Timestamp>,
+    /// Accepted before this time.
+    #[param(value_type = Option<String>, format = DateTime)]
+    before: Option<Timestamp>,
+    /// From the previous page.
+    cursor: Option<String>,
+    /// Lines per page.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<usize>,
+}
+
+/// Longest text that is looked for, in bytes.
+const TEXT_MAX: usize = 200;
+
+impl SearchQuery {
+    fn search(self) -> Result<Search, Problem> {
+        let malformed =
+            |field| bad_request("filter-invalid", "The filter cannot be read").with("field", field);
+        if self.state.as_deref().is_some_and(|state| !SHOWN_STATES.contains(&state)) {
+            return Err(malformed("state"));
+        }
+        for (field, text) in [("code", &self.code), ("text", &self.text)] {
+            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > TEXT_MAX) {
+                return Err(malformed(field));
+            }
+        }
+        Ok(Search {
+            account: parse("account", self.account)?,
+            case_id: parse("caseId", self.case_id)?,
+            party: parse("party", self.party)?,
+            destination: parse("destination", self.destination)?,
+            service: parse("service", self.service)?,
+            state: self.state,
+            code: self.code,
+            text: self.text,
+            since: self.since,
+            before: self.before,
+        })
+    }
 }
 
 /// A message in a list.
@@ -58,6 +119,18 @@ struct MessageLine {
     since: Timestamp,
     /// Hand-overs begun.
     attempts: u32,
+    /// What went wrong last, if anything ever did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_failure: Option<FailureView>,
+}
+
+/// A failure.
+#[derive(Serialize, ToSchema)]
+struct FailureView {
+    /// Stable, kebab-case.
+    code: String,
+    /// For a human.
+    detail: String,
 }
 
 impl From<&StoredMessage> for MessageLine {
@@ -74,15 +147,28 @@ impl From<&StoredMessage> for MessageLine {
             received_at: message.received_at,
             since: delivery.since,
             attempts: delivery.attempts,
+            last_failure: last_failure(&stored.events)
+                .cloned()
+                .map(|FailureReason { code, detail }| FailureView { code, detail }),
         }
     }
 }
 
-/// Messages with an id.
+/// Messages that were found, newest first.
 #[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct FoundMessages {
-    /// None, one, or several if senders used the same id.
+    /// The messages.
     messages: Vec<MessageLine>,
+    /// Where the next page begins; may be there after a short or empty page, which then took all the time one call may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+    /// How far back this call has looked, if there may be more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    looked_back_to: Option<Timestamp>,
+    /// Bytes of the journal that the search does not know yet; what changed last may be missing as long as it is not 0.
+    behind_bytes: u64,
 }
 
 /// What people wrote.
@@ -110,18 +196,39 @@ pub(super) struct MessageDetails {
     events: Vec<Event>,
 }
 
-/// Find messages by an id
-#[utoipa::path(get, path = "/admin/v1/messages", tag = "messages", operation_id = "findMessages", params(IdQuery),
-    responses((status = 200, description = "What has this id; possibly nothing", body = FoundMessages),
+/// Find messages
+#[utoipa::path(get, path = "/admin/v1/messages", tag = "messages", operation_id = "findMessages", params(SearchQuery),
+    responses((status = 200, description = "What was found; possibly nothing", body = FoundMessages),
         (status = 400, description = "Malformed query", body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn find(
     State(services): State<Arc<AdminServices>>,
     _viewer: Viewer,
-    query: Result<Query<IdQuery>, QueryRejection>,
+    query: Result<Query<SearchQuery>, QueryRejection>,
 ) -> Result<Json<FoundMessages>, Problem> {
-    let Query(query) = query.map_err(|rejection| query_problem(&rejection))?;
-    let found = services.operations.find(&query.id).await.map_err(problem)?;
-    Ok(Json(FoundMessages { messages: found.iter().map(Into::into).collect() }))
+    let Query(mut query) = query.map_err(|rejection| query_problem(&rejection))?;
+    let limit = page_size(query.limit.take())?;
+    let after = query.cursor.take().map(|text| read_cursor(&text)).transpose()?;
+    let operations = &services.operations;
+    if let Some(id) = query.id.take() {
+        if query.search()? != Search::default() {
+            return Err(bad_request("filter-invalid", "An id stands alone").with("field", "id"));
+        }
+        let found = operations.find(&id).await.map_err(problem)?;
+        let messages = found.iter().map(Into::into).collect();
+        return Ok(Json(FoundMessages { messages, next: None, looked_back_to: None, behind_bytes: 0 }));
+    }
+    let page = operations.search(&query.search()?, after, limit).await.map_err(problem)?;
+    Ok(Json(FoundMessages {
+        messages: page.messages.iter().map(Into::into).collect(),
+        next: page.next.map(|Cursor(id)| id.uuid().to_string()),
+        looked_back_to: page.next.and_then(|Cursor(id)| id.accepted_at()),
+        behind_bytes: page.behind,
+    }))
+}
+
+fn read_cursor(text: &str) -> Result<Cursor, Problem> {
+    let malformed = |_| bad_request("query-invalid", "The query cannot be read").with("parameter", "cursor");
+    text.parse().map(Cursor).map_err(malformed)
 }
 
 /// Show a message with everything that happened to it

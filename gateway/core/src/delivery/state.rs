@@ -58,6 +58,22 @@ pub enum State {
     },
 }
 
+/// All states as they are shown (design section 8), in the order of a message's life.
+pub const SHOWN_STATES: [&str; 12] = [
+    "accepted",
+    "queued",
+    "waiting",
+    "held",
+    "attempting",
+    "delivered",
+    "fetched",
+    "acknowledged",
+    "cancelled",
+    "expired",
+    "rejected",
+    "dead",
+];
+
 impl State {
     /// The state as it is written on the wire (design section 8).
     pub fn as_str(&self) -> &'static str {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::note::{KeptNote, Note, NoteKind};
+use super::search::{Search, SearchPage};
 use crate::delivery::{Delivery, Event, SealRecord};
 use crate::hold::HoldKey;
 use crate::id::{LeaseId, MessageId};
@@ -280,6 +281,8 @@ pub struct StoreStatus {
     pub journal_bytes: u64,
     /// Committed changes that the index does not hold yet.
     pub index_lag: u64,
+    /// Bytes of the journal that the search does not know yet.
+    pub search_lag: u64,
     /// Reports about damaged records since the start.
     pub quarantined: u64,
 }
@@ -468,6 +471,18 @@ pub trait MessageStore: Send + Sync {
         after: Option<Cursor>,
         limit: usize,
     ) -> Result<(Vec<HeadEntry>, Option<Cursor>), StoreError>;
+
+    /// Messages that pass a search, newest first, beginning after the cursor. What was committed a moment ago may be missing; the
+    /// answer says so. A call looks for a tenth of a second at most and may return fewer than `limit` together with a cursor.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    async fn search(
+        &self,
+        search: &Search,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<SearchPage, StoreError>;
 
     /// Messages finished before a time; with or without their payload.
     ///

@@ -65,19 +65,23 @@ pub async fn in_memory_rules(open: StoreFactory<'_>) {
     only_the_first_in_line_is_listed(store.as_ref()).await;
     let (_folder, store) = run("held");
     holds_and_the_dead_have_lists_of_their_own(store.as_ref()).await;
+    let (_folder, store) = run("search");
+    super::search::messages_are_found_by_what_they_are(store.as_ref()).await;
+    let (_folder, store) = run("pages");
+    super::search::what_is_found_comes_in_pages(store.as_ref()).await;
     let (_folder, store) = run("notes");
     notes_are_committed_with_changes(store.as_ref()).await;
     let (_folder, store) = run("retention");
     retention_removes_payload_then_record(store.as_ref()).await;
 }
 
-async fn accept(store: &dyn MessageStore, acceptance: Acceptance) -> MessageId {
+pub(super) async fn accept(store: &dyn MessageStore, acceptance: Acceptance) -> MessageId {
     let id = acceptance.message.id;
     assert_eq!(store.accept(acceptance).await.unwrap(), Accepted::First);
     id
 }
 
-async fn apply(store: &dyn MessageStore, id: MessageId, input: Input, now: Timestamp) -> Delivery {
+pub(super) async fn apply(store: &dyn MessageStore, id: MessageId, input: Input, now: Timestamp) -> Delivery {
     let before = store.head(id).await.unwrap().unwrap();
     let Transition { delivery, events } = before.apply(input, now).unwrap();
     let change = Change { id, expected: before.version, delivery: delivery.clone(), events };
@@ -108,7 +112,7 @@ fn acknowledge(token: u64) -> Input {
     Input::Acknowledge { lease, account: "department".parse().unwrap(), face: Face::Rest }
 }
 
-fn later(seconds: i64) -> Timestamp {
+pub(super) fn later(seconds: i64) -> Timestamp {
     noon().checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap()
 }
 
@@ -409,11 +413,11 @@ async fn in_line(
     id
 }
 
-fn order() -> Order {
+pub(super) fn order() -> Order {
     Order { by: "operator".parse().unwrap(), reason: "test".to_owned() }
 }
 
-async fn die(store: &dyn MessageStore, id: MessageId, at: Timestamp) {
+pub(super) async fn die(store: &dyn MessageStore, id: MessageId, at: Timestamp) {
     let started = apply(store, id, Input::StartAttempt { until: later(60) }, at).await;
     let State::Attempting { token, .. } = started.state else { panic!("{started:?}") };
     let reason = FailureReason { code: "refused".to_owned(), detail: String::new() };
