@@ -346,6 +346,7 @@ fn facet(value: &FacetValue) -> [u8; FACET] {
         Facet::Service => b's',
         Facet::State => b't',
         Facet::Code => b'e',
+        Facet::AtRisk => b'l',
     };
     let hash = Sha256::digest(text);
     let mut key = [b'f'; FACET];

@@ -30,6 +30,7 @@ pub mod remote;
 pub mod reservation;
 pub mod route;
 pub mod submissions;
+pub mod vitals;
 pub mod wake;
 
 pub use jiff::Timestamp;

@@ -453,6 +453,23 @@ impl Operations {
         self.commit(Vec::new(), vec![entry.note(self.ports.entropy.as_ref())]).await
     }
 
+    /// Writes into the audit trail that somebody signed in to the console with a role.
+    ///
+    /// # Errors
+    /// When the store is sick.
+    pub async fn signed_in(&self, by: AccountName, role: &str) -> Result<(), OperationError> {
+        let entry = AuditEntry {
+            at: self.ports.clock.now(),
+            by,
+            action: "sign-in".to_owned(),
+            target: "console".to_owned(),
+            reason: None,
+            before: None,
+            after: Some(role.into()),
+        };
+        self.commit(Vec::new(), vec![entry.note(self.ports.entropy.as_ref())]).await
+    }
+
     /// A message with everything that happened to it.
     ///
     /// # Errors

@@ -22,7 +22,10 @@ pub use entropy::Entropy;
 pub use note::{KeptNote, Note, NoteKind};
 pub use observe::{IntakeOutcome, Observation, Observer, Silent};
 pub use seal::{Receipt, ReceiptPart, ReceiptSigner, SealError, SealRequest, Sealer};
-pub use search::{Facet, FacetValue, Found, Search, SearchPage, delivery_facets, facets, last_failure};
+pub use search::{
+    Facet, FacetValue, Found, InvalidSearch, Search, SearchPage, SearchText, delivery_facets, facets,
+    last_failure, parse,
+};
 pub use store::{
     Acceptance, Accepted, Change, CommitError, Cursor, DeadCursor, DuplicateOf, HeadEntry, MailboxPlace,
     MessageStore, PartReader, PayloadWriter, Staged, StagedFile, StoreError, StoreStatus, StoredMessage,

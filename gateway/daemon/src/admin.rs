@@ -46,12 +46,13 @@ impl FromRequestParts<Arc<Insight>> for Operator {
     }
 }
 
-/// The operators' interface, with `GET /admin/v1/status` besides.
-pub(crate) fn operator(insight: Arc<Insight>, services: Arc<AdminServices>) -> Router {
+/// The operators' interface, with `GET /admin/v1/status` besides, and the console.
+pub(crate) fn operator(insight: Arc<Insight>, services: Arc<AdminServices>, console: Router) -> Router {
     Router::new()
         .route("/admin/v1/status", get(status))
         .with_state(insight)
         .merge(amtsbote_rest::admin_router(services))
+        .merge(console)
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "not-found", "There is no such path") })
         .method_not_allowed_fallback(|| async {
             let title = "This path does not take this method";

@@ -2,12 +2,14 @@
 
 mod admin;
 pub mod config;
+pub mod console;
 pub mod demo;
 pub mod doctor;
 pub mod operator;
 mod osci;
 pub mod service;
 mod system;
+mod vitals;
 mod wire;
 
 pub use system::SystemClock;

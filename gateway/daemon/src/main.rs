@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use amtsbote::config::{Config, ConfigIssue, REFERENCE};
+use amtsbote::console::ConsoleLinkArguments;
 use amtsbote::demo::{self, DemoOptions};
 use amtsbote::doctor::DoctorArguments;
 use amtsbote::operator::OperatorCommand;
@@ -91,6 +92,8 @@ enum Command {
     /// Commands of operators, which ask a running gateway
     #[command(flatten)]
     Operator(OperatorCommand),
+    /// Make a one-time link that signs a browser in to the console of the gateway that runs on this host
+    ConsoleLink(ConsoleLinkArguments),
     /// Print completions for a shell
     Completions {
         /// Which
@@ -167,6 +170,10 @@ fn main() -> ExitCode {
         Command::Man { dir } => manual(dir.as_deref()),
         Command::Doctor(arguments) => match arguments.run() {
             Ok(sound) => ExitCode::from(if sound { 0 } else { HURT }),
+            Err(error) => fail(error.exit_code(), &error.into()),
+        },
+        Command::ConsoleLink(arguments) => match arguments.run() {
+            Ok(link) => print(format!("{link}\n").as_bytes()),
             Err(error) => fail(error.exit_code(), &error.into()),
         },
         Command::Operator(command) => with_runtime(run_operator(command)),

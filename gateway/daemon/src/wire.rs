@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use amtsbote_amqp::{AmqpChannel, BrokerOptions};
+use amtsbote_console::ConsolePorts;
 use amtsbote_core::Timestamp;
 use amtsbote_core::account::{AccountBook, Credential, LocalChannel};
 use amtsbote_core::control::Controls;
@@ -48,7 +49,9 @@ use crate::config::{
     BrokerConfig, Config, DirectoryConfig, KeyPair, RoutingConfig, TlsListener, WebhookConfig,
     XtaServerConfig,
 };
+use crate::console;
 use crate::system::{SystemClock, SystemEntropy};
+use crate::vitals::Watcher;
 
 /// Largest answer of a directory server.
 const DIRECTORY_BODY: usize = 8 << 20;
@@ -451,31 +454,6 @@ fn open_store(config: &Config, metrics: &Arc<Metrics>) -> Result<Arc<dyn Message
     Ok(Arc::new(store))
 }
 
-/// What waits is counted so often, but never more than a fiftieth of the time.
-const COUNT_EVERY: Duration = Duration::from_secs(15);
-
-async fn count_waiting(
-    operations: Arc<Operations>,
-    metrics: Arc<Metrics>,
-    clock: Arc<dyn Clock>,
-    stop: CancellationToken,
-) {
-    loop {
-        let began = tokio::time::Instant::now();
-        match operations.overview().await {
-            Ok(overview) => metrics.waiting(&overview, clock.now()),
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "What waits was not counted.");
-            }
-        }
-        let pause = COUNT_EVERY.max(began.elapsed() * 50);
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = clock.sleep(pause) => {}
-        }
-    }
-}
-
 impl Gateway {
     /// Starts everything; returns once all listeners accept connections.
     ///
@@ -746,8 +724,26 @@ impl Gateway {
             operator_socket.as_ref().map(|(_, address)| *address),
             telemetry_socket.as_ref().map(|(_, address)| *address),
         );
-        if let Some((socket, _)) = operator_socket {
-            let router = admin::operator(Arc::clone(&insight), Arc::new(admin));
+        let watcher = Watcher::new(&insight.store, &health, &metrics, &clock);
+        if let Some((socket, address)) = operator_socket {
+            let failed = |error: std::io::Error| StartError::Dependency {
+                what: "console".to_owned(),
+                detail: error.to_string(),
+            };
+            let known = Arc::clone(&insight.accounts);
+            let asked = Arc::clone(&insight.accounts);
+            let console = amtsbote_console::router(ConsolePorts {
+                operations: Arc::clone(&operations),
+                store: Arc::clone(&insight.store),
+                vitals: Arc::clone(&watcher) as _,
+                accounts: Box::new(move || known.load_full()),
+                identify: Box::new(move |peer| amtsbote_rest::authenticate(peer, &asked.load())),
+                links: console::open(&config.store, address, entropy.as_ref()).map_err(failed)?,
+                clock: Arc::clone(&clock),
+                entropy: Arc::clone(&entropy),
+                ending: stop.clone(),
+            });
+            let router = admin::operator(Arc::clone(&insight), Arc::new(admin), console);
             listeners.push(listen("operator", socket, operator_tls, router));
         }
         if let Some((socket, _)) = telemetry_socket {
@@ -757,7 +753,8 @@ impl Gateway {
         let mut upkeep = vec![
             tokio::spawn(engine.run_retention(stop.clone())),
             tokio::spawn(Arc::clone(&operations).run_jobs(stop.clone())),
-            tokio::spawn(count_waiting(operations, metrics, clock, stop.clone())),
+            tokio::spawn(Arc::clone(&watcher).count(operations, stop.clone())),
+            tokio::spawn(watcher.sample(stop.clone())),
         ];
         upkeep.extend(pollers.into_iter().map(|poller| tokio::spawn(poller.run(stop.clone()))));
         upkeep.extend(watchers.into_iter().map(|watcher| tokio::spawn(watcher.run(stop.clone()))));

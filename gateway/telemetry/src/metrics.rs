@@ -8,12 +8,14 @@ use amtsbote_core::message::IdScheme;
 use amtsbote_core::operations::Overview;
 use amtsbote_core::port::{IntakeOutcome, Observation, Observer, StoreStatus};
 use amtsbote_core::route::ChannelKind;
+use prometheus::core::Collector as _;
 use prometheus::{
     Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::health::Health;
+use crate::history::Totals;
 
 /// Buckets from half a millisecond to half a minute.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
@@ -206,6 +208,36 @@ impl Metrics {
         self.held_destinations.set(count(|one| one.hold.is_some()));
         self.open_breakers.set(count(|one| one.breaker.is_some()));
         self.dead_letters.set(number(overview.dead));
+    }
+
+    /// What was counted since the start, for the [`crate::History`].
+    pub fn totals(&self) -> Totals {
+        let sum = |metrics: &IntCounterVec, label: &str, wanted: &[&str]| {
+            let of = |one: &prometheus::proto::Metric| {
+                let counts =
+                    one.get_label().iter().any(|pair| pair.name() == label && wanted.contains(&pair.value()));
+                if counts { one.get_counter().get_value() } else { 0.0 }
+            };
+            let families = metrics.collect();
+            families.iter().flat_map(|family| family.get_metric()).map(of).sum::<f64>() as u64
+        };
+        let mut answered = Vec::new();
+        for family in self.submission_seconds.collect() {
+            for metric in family.get_metric() {
+                let histogram = metric.get_histogram();
+                let buckets = histogram.get_bucket().iter();
+                answered.extend(buckets.map(|one| (one.upper_bound(), one.cumulative_count())));
+                // What took longer than the last limit counts as just that.
+                let last = answered.last().map_or(0.0, |(limit, _): &(f64, u64)| *limit);
+                answered.push((last, histogram.get_sample_count()));
+            }
+        }
+        Totals {
+            accepted: sum(&self.submissions, "outcome", &["accepted"]),
+            delivered: sum(&self.attempts, "outcome", &["delivered"]),
+            failed: sum(&self.attempts, "outcome", &["transient", "permanent", "destination", "ours"]),
+            answered,
+        }
     }
 
     /// The directory was asked.

@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("amtsbote-soap", &[], "plain library: bytes in, trees out; the one door for XML of strangers"),
     ("amtsbote-store-sled", &["amtsbote-core"], "one contract suite proves stores interchangeable"),
     ("amtsbote-rest", &["amtsbote-core", "amtsbote-http"], "thin driving adapter"),
+    ("amtsbote-console", &["amtsbote-core", "amtsbote-http"], "pages over core's operations"),
     (
         "amtsbote-xta",
         &["amtsbote-core", "amtsbote-http", "amtsbote-soap"],
@@ -86,6 +87,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "amtsbote-soap",
             "amtsbote-store-sled",
             "amtsbote-rest",
+            "amtsbote-console",
             "amtsbote-xta",
             "amtsbote-osci",
             "amtsbote-dvdv",

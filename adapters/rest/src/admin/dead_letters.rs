@@ -8,7 +8,7 @@ use amtsbote_core::Timestamp;
 use amtsbote_core::delivery::{DeadHead, DeadReason, Event, State as MessageState};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::operations::{Action, DeadFilter, OperationError, Operations};
-use amtsbote_core::port::{DeadCursor, HeadEntry, StoreError, StoredMessage};
+use amtsbote_core::port::{DeadCursor, HeadEntry, InvalidSearch, StoreError, StoredMessage};
 use amtsbote_http::Problem;
 use axum::Json;
 use axum::body::Body;
@@ -57,9 +57,10 @@ impl Filter {
     }
 }
 
-pub(super) fn parse<T: FromStr>(field: &'static str, text: Option<String>) -> Result<Option<T>, Problem> {
-    let malformed = || bad_request("filter-invalid", "The filter cannot be read").with("field", field);
-    text.map(|text| text.parse().map_err(|_| malformed())).transpose()
+fn parse<T: FromStr>(field: &'static str, text: Option<String>) -> Result<Option<T>, Problem> {
+    amtsbote_core::port::parse(field, text).map_err(|InvalidSearch(field)| {
+        bad_request("filter-invalid", "The filter cannot be read").with("field", field)
+    })
 }
 
 /// Which, and how many of them.

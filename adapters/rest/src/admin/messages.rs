@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use amtsbote_core::Timestamp;
 use amtsbote_core::account::Role;
-use amtsbote_core::delivery::{Event, FailureReason, SHOWN_STATES};
+use amtsbote_core::delivery::{Event, FailureReason};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::message::Metadata;
-use amtsbote_core::port::{Cursor, Search, StoredMessage, last_failure};
+use amtsbote_core::port::{Cursor, InvalidSearch, Search, SearchText, StoredMessage, last_failure};
 use amtsbote_http::Problem;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -15,7 +15,6 @@ use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::dead_letters::parse;
 use super::{AdminServices, Viewer, page_size, problem};
 use crate::body::query_problem;
 use crate::caller::At;
@@ -45,6 +44,8 @@ pub(super) struct SearchQuery {
     state: Option<String>,
     /// Whose last failure has this code.
     code: Option<String>,
+    /// Not with its department although its deadline is near or over.
+    at_risk: Option<bool>,
     /// Whose last failure has this in its code or explanation.
     #[param(max_length = 200)]
     text: Option<String>,
@@ -61,32 +62,23 @@ pub(super) struct SearchQuery {
     limit: Option<usize>,
 }
 
-/// Longest text that is looked for, in bytes.
-const TEXT_MAX: usize = 200;
-
 impl SearchQuery {
     fn search(self) -> Result<Search, Problem> {
-        let malformed =
-            |field| bad_request("filter-invalid", "The filter cannot be read").with("field", field);
-        if self.state.as_deref().is_some_and(|state| !SHOWN_STATES.contains(&state)) {
-            return Err(malformed("state"));
-        }
-        for (field, text) in [("code", &self.code), ("text", &self.text)] {
-            if text.as_ref().is_some_and(|text| text.is_empty() || text.len() > TEXT_MAX) {
-                return Err(malformed(field));
-            }
-        }
-        Ok(Search {
-            account: parse("account", self.account)?,
-            case_id: parse("caseId", self.case_id)?,
-            party: parse("party", self.party)?,
-            destination: parse("destination", self.destination)?,
-            service: parse("service", self.service)?,
+        let text = SearchText {
+            account: self.account,
+            case_id: self.case_id,
+            party: self.party,
+            destination: self.destination,
+            service: self.service,
             state: self.state,
             code: self.code,
             text: self.text,
-            since: self.since,
-            before: self.before,
+            at_risk: self.at_risk.map(|at_risk| at_risk.to_string()),
+            since: self.since.map(|since| since.to_string()),
+            before: self.before.map(|before| before.to_string()),
+        };
+        text.parse().map_err(|InvalidSearch(field)| {
+            bad_request("filter-invalid", "The filter cannot be read").with("field", field)
         })
     }
 }

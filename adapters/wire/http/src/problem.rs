@@ -43,6 +43,11 @@ impl Problem {
         }
     }
 
+    /// The kind in words.
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
     /// Says what was wrong this time.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {

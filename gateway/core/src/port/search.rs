@@ -1,9 +1,12 @@
 //! What operators look for among all messages.
 
+use std::str::FromStr;
+
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use super::store::{Cursor, StoredMessage};
-use crate::delivery::{Delivery, Event, EventKind, FailureReason};
+use crate::delivery::{Delivery, Event, EventKind, FailureReason, SHOWN_STATES};
 use crate::id::MessageId;
 use crate::key::{AccountName, CaseId, PartyId, ServiceKey};
 use crate::message::Message;
@@ -26,6 +29,8 @@ pub struct Search {
     pub state: Option<String>,
     /// Whose last failure has this code.
     pub code: Option<String>,
+    /// Not with its department although its deadline is near or over.
+    pub at_risk: bool,
     /// Whose last failure has this in its code or in its explanation, in whatever case.
     pub text: Option<String>,
     /// Accepted at or after a time.
@@ -51,6 +56,89 @@ pub enum Facet {
     State,
     /// Code of the last failure.
     Code,
+    /// Trouble with the deadline; the value is always the same.
+    AtRisk,
+}
+
+/// A search as people write it: texts that may be malformed, each as the field of [`Search`] is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct SearchText {
+    /// See [`Search::account`].
+    pub account: Option<String>,
+    /// See [`Search::case_id`].
+    pub case_id: Option<String>,
+    /// See [`Search::party`].
+    pub party: Option<String>,
+    /// See [`Search::destination`].
+    pub destination: Option<String>,
+    /// See [`Search::service`].
+    pub service: Option<String>,
+    /// See [`Search::state`].
+    pub state: Option<String>,
+    /// See [`Search::code`].
+    pub code: Option<String>,
+    /// See [`Search::text`].
+    pub text: Option<String>,
+    /// See [`Search::at_risk`]; `true` or `false`.
+    pub at_risk: Option<String>,
+    /// See [`Search::since`].
+    pub since: Option<String>,
+    /// See [`Search::before`].
+    pub before: Option<String>,
+}
+
+/// A part of a search is malformed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the field {0} is malformed")]
+pub struct InvalidSearch(
+    /// Which, as in [`SearchText`]'s JSON form.
+    pub &'static str,
+);
+
+/// Longest text that is looked for, in bytes.
+const TEXT_MAX: usize = 200;
+
+impl SearchText {
+    /// What is meant. Fields that are empty ask for nothing.
+    ///
+    /// # Errors
+    /// The first field that is malformed.
+    pub fn parse(self) -> Result<Search, InvalidSearch> {
+        let known = |state: &String| SHOWN_STATES.contains(&state.as_str());
+        let short = |text: &String| text.len() <= TEXT_MAX;
+        Ok(Search {
+            account: parse("account", self.account)?,
+            case_id: parse("caseId", self.case_id)?,
+            party: parse("party", self.party)?,
+            destination: parse("destination", self.destination)?,
+            service: parse("service", self.service)?,
+            state: checked("state", self.state, known)?,
+            code: checked("code", self.code, short)?,
+            text: checked("text", self.text, short)?,
+            at_risk: parse("atRisk", self.at_risk)?.unwrap_or_default(),
+            since: parse("since", self.since)?,
+            before: parse("before", self.before)?,
+        })
+    }
+}
+
+/// A field, if it says anything.
+///
+/// # Errors
+/// When it is malformed.
+pub fn parse<T: FromStr>(field: &'static str, text: Option<String>) -> Result<Option<T>, InvalidSearch> {
+    let said = text.as_deref().map(str::trim).filter(|text| !text.is_empty());
+    said.map(|text| text.parse().map_err(|_| InvalidSearch(field))).transpose()
+}
+
+fn checked(
+    field: &'static str,
+    text: Option<String>,
+    good: impl Fn(&String) -> bool,
+) -> Result<Option<String>, InvalidSearch> {
+    let text: Option<String> = parse(field, text)?;
+    if text.as_ref().is_none_or(good) { Ok(text) } else { Err(InvalidSearch(field)) }
 }
 
 /// A facet with its value.
@@ -90,6 +178,7 @@ impl Search {
             text(Facet::Service, self.service.as_ref().map(|one| one as _)),
             text(Facet::State, self.state.as_ref().map(|one| one as _)),
             text(Facet::Code, self.code.as_ref().map(|one| one as _)),
+            self.at_risk.then(at_risk),
         ];
         all.into_iter().flatten().collect()
     }
@@ -127,6 +216,7 @@ pub fn facets(message: &Message, delivery: &Delivery, events: &[Event]) -> Vec<F
     all.push((Facet::Party, message.sender.to_string()));
     all.push((Facet::Service, message.metadata.service.to_string()));
     all.extend(routed_service(events));
+    all.extend((!delivery.is_finished() && misses_its_deadline(events)).then(at_risk));
     all.extend(last_failure(events).map(|failure| (Facet::Code, failure.code.clone())));
     all.sort_unstable();
     all.dedup();
@@ -145,6 +235,17 @@ pub fn delivery_facets(delivery: &Delivery) -> Vec<FacetValue> {
         all.push((Facet::Party, destination.organization.to_string()));
     }
     all
+}
+
+fn at_risk() -> FacetValue {
+    (Facet::AtRisk, String::new())
+}
+
+fn misses_its_deadline(events: &[Event]) -> bool {
+    let near = |event: &Event| {
+        matches!(event.kind, EventKind::DeadlineNear { .. } | EventKind::DeadlineMissed { .. })
+    };
+    events.iter().any(near)
 }
 
 fn routed_service(events: &[Event]) -> Option<FacetValue> {

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use amtsbote_certs::{Folder, KeyKind, Purpose};
+use amtsbote_core::account::Role;
 use amtsbote_core::port::Clock as _;
 use amtsbote_osci::codec::certificate::Identity as OsciIdentity;
 use amtsbote_xta::XtaOptions;
@@ -322,6 +323,15 @@ pub(super) fn print_how_to(dir: &Path, plan: &Plan, gateway: &Gateway) {
     let (base, department) = (format!("https://{}", gateway.exchange), &route.account);
     let telemetry =
         gateway.telemetry.map(|address| format!("curl http://{address}/health/ready\n")).unwrap_or_default();
+    let console = crate::console::link(&dir.join("store"), Role::Operator, None).map_or_else(
+        |error| format!("no link to the console: {error}\n"),
+        |link| {
+            format!(
+                "\nThe console, for five minutes and once (`amtsbote console-link --store {}` makes another link):\n\n{link}\n",
+                dir.join("store").display()
+            )
+        },
+    );
     println!(
         "\nThe laboratory keeps running; Ctrl-C ends it. It is described in lab.json. Try, in another terminal:\n\n\
          cd {dir}\n\
@@ -332,7 +342,7 @@ pub(super) fn print_how_to(dir: &Path, plan: &Plan, gateway: &Gateway) {
          \x20 -F 'document=@antrag.xml;type=application/xml' {base}/v1/submissions\n\
          curl --cacert pki/ca.pem --cert pki/{department}.pem --key pki/{department}.key -H 'Content-Type: application/json' \\\n\
          \x20 -d '{{\"max\":1,\"seconds\":300,\"wait\":10}}' {base}/v1/mailbox/leases\n\
-         {telemetry}",
+         {telemetry}{console}",
         dir = dir.display(),
         service = route.service,
         ars = route.ars,

@@ -64,6 +64,7 @@ pub(super) async fn messages_are_found_by_what_they_are(store: &dyn MessageStore
     assert_eq!(entry.failure.unwrap().code, "refused");
     assert_eq!(entry.delivery, store.head(one).await.unwrap().unwrap());
 
+    assert!(by(Search { at_risk: true, ..none() }).await.is_empty());
     apply(store, one, Input::Redrive(order()), later(2)).await;
     assert!(by(dead).await.is_empty());
     assert_eq!(
