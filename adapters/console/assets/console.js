@@ -6,6 +6,8 @@
   const button = document.querySelector("button[data-pause]");
   if (!window.EventSource || parts().length === 0 || !button) return;
 
+  // A page that answers a form has another address than the page it shows.
+  const here = document.querySelector("main").dataset.address ?? location.href;
   let source = null;
   let paused = false;
   let busy = false;
@@ -14,7 +16,7 @@
     if (busy || paused || document.hidden) return;
     busy = true;
     try {
-      const answer = await fetch(location.href, { redirect: "manual" });
+      const answer = await fetch(here, { redirect: "manual" });
       if (answer.type === "opaqueredirect") {
         location.reload();
         return;

@@ -89,6 +89,12 @@ fn pieces(values: &[Option<f64>], top: f64) -> Vec<String> {
         }
     }
     pieces.retain(|piece| !piece.is_empty());
+    for piece in &mut pieces {
+        // A single point is drawn as a line to itself.
+        if piece.matches(',').count() == 1 {
+            *piece = piece.repeat(2);
+        }
+    }
     pieces
 }
 
@@ -112,7 +118,7 @@ mod tests {
     #[test]
     fn a_line_has_gaps_where_nothing_was_measured() {
         let pieces = pieces(&[Some(0.0), Some(5.0), None, None, Some(10.0)], 10.0);
-        assert_eq!(pieces, ["0.0,160.0 150.0,80.0 ", "600.0,0.0 "]);
+        assert_eq!(pieces, ["0.0,160.0 150.0,80.0 ", "600.0,0.0 600.0,0.0 "]);
         assert!(super::pieces(&[None], 1.0).is_empty());
     }
 

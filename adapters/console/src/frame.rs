@@ -78,6 +78,7 @@ pub(crate) fn document(language: Language, title: &str, body: &Markup) -> Markup
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) " – Amtsbote" }
+                link rel="icon" href="/console/assets/icon.svg" type="image/svg+xml";
                 link rel="stylesheet" href="/console/assets/console.css";
                 script src="/console/assets/console.js" defer {}
             }
@@ -88,6 +89,17 @@ pub(crate) fn document(language: Language, title: &str, body: &Markup) -> Markup
 
 /// A page for somebody who is signed in.
 pub(crate) fn page(visitor: &Visitor, place: Place, title: &str, content: &Markup) -> Markup {
+    page_at(visitor, place, None, title, content)
+}
+
+/// The same in answer to a form; it is at home at another address.
+pub(crate) fn page_at(
+    visitor: &Visitor,
+    place: Place,
+    address: Option<&str>,
+    title: &str,
+    content: &Markup,
+) -> Markup {
     let t = visitor.language.texts();
     let other = visitor.language.pick(Language::English, Language::German);
     document(
@@ -112,7 +124,7 @@ pub(crate) fn page(visitor: &Visitor, place: Place, title: &str, content: &Marku
                     }
                 }
             }
-            main id="content" tabindex="-1" {
+            main id="content" tabindex="-1" data-address=[address] {
                 div.title {
                     h1 { (title) }
                     button.plain hidden data-pause=(t.pause) data-resume=(t.resume) { (t.pause) }

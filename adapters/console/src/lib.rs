@@ -86,7 +86,10 @@ pub fn router(ports: ConsolePorts) -> Router {
         .route("/console", get(pages::overview::show))
         .route("/console/messages", get(pages::messages::list))
         .route("/console/messages/{id}", get(pages::message::show))
-        .route("/console/messages/{id}/contents", post(pages::message::contents))
+        .route(
+            "/console/messages/{id}/contents",
+            get(pages::message::without_contents).post(pages::message::contents),
+        )
         .route("/console/messages/{id}/parts/{number}", post(pages::message::download))
         .route("/console/messages/{id}/{action}", post(pages::message::act))
         .route("/console/destinations", get(pages::destinations::list))

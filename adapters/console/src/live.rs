@@ -46,7 +46,7 @@ pub(crate) async fn follow(
                     break;
                 }
             }
-            let event = Ok::<_, std::convert::Infallible>(Event::default().event("changed").data(""));
+            let event = Ok::<_, std::convert::Infallible>(Event::default().event("changed").data("page"));
             Some((event, (console, session, permit, seen)))
         });
     Sse::new(events).into_response()

@@ -352,6 +352,21 @@ async fn serve_directory(mock: &Arc<Mock>) -> String {
     format!("http://{address}{}", mock.options_prefix())
 }
 
+/// Looks again and again until something is there, bounded.
+pub async fn eventually<T>(lab: &Lab, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        let mut every = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            every.tick().await;
+            if let Some(found) = look().await {
+                return found;
+            }
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(60), looking).await;
+    found.unwrap_or_else(|_| panic!("never seen:\n{}", lab.log()))
+}
+
 /// Sends a signal to a process.
 pub fn signal(pid: u32, name: &str) {
     let sent =

@@ -56,6 +56,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         &["amtsbote-it", "amtsbote-testkit", "amtsbote-certs"],
         "the same laboratory as the black-box tests, for longer",
     ),
+    ("amtsbote-ui", &["amtsbote-it"], "the same laboratory, with a browser before it"),
     (
         "amtsbote-fuzz",
         &["amtsbote-osci", "amtsbote-soap"],
@@ -117,8 +118,14 @@ const OWNERS: &[(&str, &[&str])] = &[
 ];
 
 /// Packages that are no part of the product and may use brokers and TLS as clients.
-const OUTSIDE: &[&str] =
-    &["amtsbote-it", "amtsbote-benches", "amtsbote-testkit", "amtsbote-sim", "amtsbote-torture"];
+const OUTSIDE: &[&str] = &[
+    "amtsbote-it",
+    "amtsbote-ui",
+    "amtsbote-benches",
+    "amtsbote-testkit",
+    "amtsbote-sim",
+    "amtsbote-torture",
+];
 
 /// Licences of third-party crates that fit EUPL-1.2.
 const LICENCES: &[&str] = &[

@@ -1,8 +1,6 @@
 //! The operators' interface and the commands that use it, from outside.
 
-use std::time::Duration;
-
-use amtsbote_it::{Lab, METADATA, OFFICE, Options, Party, binary, run};
+use amtsbote_it::{Lab, METADATA, OFFICE, Options, Party, binary, eventually, run};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -41,21 +39,6 @@ fn json_of(lab: &Lab, arguments: &[&str]) -> Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// Looks again and again until something is there, bounded.
-async fn until<T>(lab: &Lab, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let looking = async {
-        let mut every = tokio::time::interval(Duration::from_millis(50));
-        loop {
-            every.tick().await;
-            if let Some(found) = look().await {
-                return found;
-            }
-        }
-    };
-    let found = tokio::time::timeout(Duration::from_secs(60), looking).await;
-    found.unwrap_or_else(|_| panic!("never seen:\n{}", lab.log()))
-}
-
 /// The first destination, once it is in a state.
 async fn destination(lab: &Lab, state: &str) -> Value {
     let operator = lab.operator("operator");
@@ -63,7 +46,7 @@ async fn destination(lab: &Lab, state: &str) -> Value {
         let shown = operator.get("/admin/v1/destinations").await.json["destinations"][0].clone();
         (shown["state"] == state && shown["messages"] == 1).then_some(shown)
     };
-    until(lab, look).await
+    eventually(lab, look).await
 }
 
 /// A look at a mailbox that does not wait.
@@ -110,7 +93,7 @@ async fn senders_do_not_read_what_operators_write() {
     assert_eq!(operator.send(held.json(&json!({ "reason": "intern: Herr Meier" }))).await.status, 200);
     let id = portal.submit("k1", METADATA, b"<antrag/>").await;
     let department = lab.client("department");
-    until(&lab, async || {
+    eventually(&lab, async || {
         assert!(lease(&department).await.is_empty());
         let card = portal.get(&format!("/v1/submissions/{id}/events")).await.json.to_string();
         card.contains("\"held\"").then_some(())
@@ -256,7 +239,7 @@ async fn a_destination_that_is_down_is_shown_and_its_messages_can_be_sent_anothe
     lab.signal_gateway("HUP");
     let reroute = format!("/admin/v1/dead-letters/{id}/reroute");
     let department = lab.client("department");
-    let leased = until(&lab, async || {
+    let leased = eventually(&lab, async || {
         operator.post(&reroute, &json!({ "reason": "the broker is gone" })).await;
         lease(&department).await.pop()
     });

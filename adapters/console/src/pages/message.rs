@@ -22,7 +22,7 @@ use super::{destinations, messages};
 use crate::Console;
 use crate::explain::{Obstacles, explain};
 use crate::frame::{
-    Failure, Place, ago, encode, fact, facts, fail, live, number, page, reason, state, table, time, token,
+    Failure, Place, ago, encode, fact, facts, fail, live, number, page_at, reason, state, table, time, token,
 };
 use crate::guard::{Sent, Visitor};
 use crate::texts::Texts;
@@ -43,6 +43,11 @@ pub(crate) async fn show(
         Ok(shown) => shown.into_response(),
         Err(failure) => fail(&visitor, failure),
     }
+}
+
+/// Leads whoever loads the answer to a form again back to the message.
+pub(crate) async fn without_contents(Path(id): Path<String>) -> Redirect {
+    Redirect::to(&format!("/console/messages/{}", encode(&id)))
 }
 
 /// Shows it with what people wrote, after that was written into the audit trail.
@@ -96,7 +101,9 @@ async fn whole(
         (contents)
         (live("timeline", &html! { section { h2 { (t.timeline) } (timeline(t, &stored)) } }))
     };
-    Ok(page(visitor, Place::Messages, &format!("{} {}", t.message, stored.message.id.uuid()), &content))
+    let (id, title) = (stored.message.id, format!("{} {}", t.message, stored.message.id.uuid()));
+    let home = with_contents.then(|| messages::address(id));
+    Ok(page_at(visitor, Place::Messages, home.as_deref(), &title, &content))
 }
 
 fn known(visitor: &Visitor, stored: &StoredMessage, now: Timestamp) -> Markup {
@@ -109,9 +116,7 @@ fn known(visitor: &Visitor, stored: &StoredMessage, now: Timestamp) -> Markup {
         (t.id, Some(html! { code { (message.id) } })),
         (
             t.state,
-            Some(
-                html! { (state(delivery.shown_state())) " " (t.since) " " (ago(delivery.since, now, visitor.language)) },
-            ),
+            Some(html! { (state(delivery.shown_state())) " " (ago(delivery.since, now, visitor.language)) }),
         ),
         (t.accepted_at, Some(ago(message.received_at, now, visitor.language))),
         (t.account, fact(&message.account)),
