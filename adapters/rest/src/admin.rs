@@ -7,6 +7,7 @@ mod destinations;
 mod holds;
 mod messages;
 mod setup;
+mod status;
 mod trail;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use amtsbote_core::account::{Account, AccountBook, Role};
 use amtsbote_core::delivery::{Order, Refusal};
 use amtsbote_core::operations::{OperationError, Operations};
 use amtsbote_core::port::Clock;
+use amtsbote_core::vitals::Vitals;
 use amtsbote_http::{Peer, Problem};
 use arc_swap::ArcSwap;
 use axum::extract::FromRequestParts;
@@ -39,8 +41,10 @@ pub struct AdminServices {
     pub operations: Arc<Operations>,
     /// Who may call; replaced while running.
     pub accounts: Arc<ArcSwap<AccountBook>>,
-    /// Certificates in force, by what they are for, with their ends.
-    pub certificates: Arc<dyn Fn() -> Vec<(&'static str, Timestamp)> + Send + Sync>,
+    /// How the gateway is.
+    pub vitals: Arc<dyn Vitals>,
+    /// When it was started.
+    pub started: Timestamp,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -162,6 +166,8 @@ struct Document;
 
 fn build() -> OpenApiRouter<Arc<AdminServices>> {
     let mut router = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(status::status))
+        .routes(routes!(status::overview))
         .routes(routes!(destinations::list))
         .routes(routes!(holds::list))
         .routes(routes!(holds::put, holds::lift))

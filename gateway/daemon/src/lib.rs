@@ -7,6 +7,7 @@ pub mod demo;
 pub mod doctor;
 pub mod operator;
 mod osci;
+pub mod party;
 pub mod service;
 mod system;
 mod vitals;

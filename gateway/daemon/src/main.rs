@@ -9,7 +9,8 @@ use amtsbote::config::{Config, ConfigIssue, REFERENCE};
 use amtsbote::console::ConsoleLinkArguments;
 use amtsbote::demo::{self, DemoOptions};
 use amtsbote::doctor::DoctorArguments;
-use amtsbote::operator::OperatorCommand;
+use amtsbote::operator::{CommandError, OperatorCommand};
+use amtsbote::party::{MailboxArguments, SubmitArguments};
 use amtsbote::{Gateway, StartError, SystemClock, service};
 use amtsbote_certs::{Folder, KeyKind, Purpose};
 use amtsbote_core::port::Clock as _;
@@ -89,6 +90,10 @@ enum Command {
     /// Examine the store of a gateway that does not run: checksums, references, the index against the journal. Exit code 1 if
     /// something that was acknowledged is hurt
     Doctor(DoctorArguments),
+    /// Hand in a folder of documents as a portal does; can be cut off and goes on
+    Submit(SubmitArguments),
+    /// Empty a mailbox into a folder as a department does; can be cut off and goes on
+    Mailbox(MailboxArguments),
     /// Commands of operators, which ask a running gateway
     #[command(flatten)]
     Operator(OperatorCommand),
@@ -176,7 +181,9 @@ fn main() -> ExitCode {
             Ok(link) => print(format!("{link}\n").as_bytes()),
             Err(error) => fail(error.exit_code(), &error.into()),
         },
-        Command::Operator(command) => with_runtime(run_operator(command)),
+        Command::Submit(arguments) => with_runtime(run_command(arguments.run())),
+        Command::Mailbox(arguments) => with_runtime(run_command(arguments.run())),
+        Command::Operator(command) => with_runtime(run_command(command.run())),
         Command::Demo { dir, once, rabbitmq } => with_runtime(run_demo(DemoOptions { dir, once, rabbitmq })),
         Command::Certs { command: CertsCommand::Init { dir, names, rsa_seal } } => {
             certs_init(&dir, names, rsa_seal)
@@ -355,8 +362,8 @@ fn reload(gateway: &Gateway, path: &Path) {
     }
 }
 
-async fn run_operator(command: OperatorCommand) -> ExitCode {
-    match command.run().await {
+async fn run_command(work: impl Future<Output = Result<(), CommandError>>) -> ExitCode {
+    match work.await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error.exit_code(), &error.into()),
     }

@@ -20,9 +20,11 @@ use client::OperatorClient;
 pub use client::{CommandError, Connection};
 use print::{
     hold_line, members, print_accounts, print_audit, print_certificates, print_dead_letters, print_holds,
-    print_job, print_jobs, print_message, print_queues, print_route, print_trace,
+    print_job, print_jobs, print_message, print_messages, print_overview, print_queues, print_route,
+    print_trace,
 };
-use table::{say, text};
+pub(crate) use table::say;
+use table::text;
 
 /// What operators can do.
 #[derive(Debug, Subcommand)]
@@ -73,6 +75,30 @@ pub enum OperatorCommand {
         #[command(subcommand)]
         command: DeadLetterCommand,
     },
+    /// List messages by what is known of them, newest first
+    Messages {
+        /// Which
+        #[command(flatten)]
+        search: SearchArguments,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
+    /// Watch the gateway: health, traffic, what waits
+    Top {
+        /// Show it once; the same as without a terminal
+        #[arg(long)]
+        once: bool,
+        /// Seconds between two looks
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        every: u64,
+        /// Where the gateway is
+        #[command(flatten)]
+        at: Connection,
+    },
     /// Show a message with everything that happened to it, by any id it has
     Trace {
         /// urn:uuid:…, or an id of XTA or OSCI
@@ -118,6 +144,63 @@ pub enum OperatorCommand {
         #[command(flatten)]
         at: Connection,
     },
+}
+
+/// Which messages; all conditions must hold.
+#[derive(Debug, Clone, Args)]
+pub struct SearchArguments {
+    /// Handed in by this account
+    #[arg(long)]
+    account: Option<String>,
+    /// Of one case
+    #[arg(long)]
+    case: Option<String>,
+    /// Submitted for this party or going to it, such as ags:07315000
+    #[arg(long)]
+    party: Option<String>,
+    /// On the way to this destination, such as amqp/wgb:073150000000
+    #[arg(long)]
+    destination: Option<String>,
+    /// For this service, such as ozg:10092
+    #[arg(long)]
+    service: Option<String>,
+    /// In this state, such as waiting or dead
+    #[arg(long)]
+    state: Option<String>,
+    /// Whose last failure has this code
+    #[arg(long)]
+    code: Option<String>,
+    /// Whose last failure has this in its code or explanation
+    #[arg(long)]
+    text: Option<String>,
+    /// Not with their department although the deadline is near or over
+    #[arg(long)]
+    at_risk: bool,
+    /// Accepted at or after this time
+    #[arg(long)]
+    since: Option<Timestamp>,
+    /// Accepted before this time
+    #[arg(long)]
+    before: Option<Timestamp>,
+}
+
+impl SearchArguments {
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        let pairs = [
+            ("account", self.account.clone()),
+            ("caseId", self.case.clone()),
+            ("party", self.party.clone()),
+            ("destination", self.destination.clone()),
+            ("service", self.service.clone()),
+            ("state", self.state.clone()),
+            ("code", self.code.clone()),
+            ("text", self.text.clone()),
+            ("atRisk", self.at_risk.then(|| "true".to_owned())),
+            ("since", self.since.map(|at| at.to_string())),
+            ("before", self.before.map(|at| at.to_string())),
+        ];
+        pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
 }
 
 /// Which dead letters; all conditions must hold.
@@ -311,6 +394,12 @@ impl OperatorCommand {
                 show(&at, &answer, |hold| say(&format!("released: {}", hold_line(hold))))
             }
             Self::DeadLetters { command } => command.run().await,
+            Self::Messages { search, limit, at } => {
+                let answer =
+                    pages(&at.client()?, "/admin/v1/messages", "messages", &search.pairs(), limit).await?;
+                show(&at, &answer, print_messages)
+            }
+            Self::Top { once, every, at } => top(&at, once, Duration::from_secs(every)).await,
             Self::Trace { id, at } => trace(&id, &at).await,
             Self::Routes { service, area, at } => {
                 let question = [("service", service), ("area", area)];
@@ -408,6 +497,24 @@ impl BulkCommand {
                 show(&at, &answer, print_job)
             }
         }
+    }
+}
+
+/// Shows the gateway at a glance, again and again on a terminal.
+async fn top(at: &Connection, once: bool, every: Duration) -> Result<(), CommandError> {
+    let client = at.client()?;
+    let live = !once && !at.json && std::io::stdout().is_terminal();
+    loop {
+        let answer = client.get("/admin/v1/overview", &[]).await?;
+        if live {
+            // To the upper left corner of an empty screen.
+            print!("\x1b[2J\x1b[H");
+        }
+        show(at, &answer, print_overview)?;
+        if !live {
+            return Ok(());
+        }
+        tokio::time::sleep(every).await;
     }
 }
 

@@ -663,19 +663,17 @@ impl Gateway {
             limits: config.rest,
         };
         let insight = Arc::new(Insight {
-            store,
+            store: Arc::clone(&store),
             metrics: Arc::clone(&metrics),
             health: Arc::clone(&health),
             clock: Arc::clone(&clock),
-            accounts: Arc::clone(&accounts),
-            router: Arc::clone(&router),
-            started: clock.now(),
         });
-        let known = Arc::clone(&health);
+        let watcher = Watcher::new(&store, &health, &metrics, &clock);
         let admin = AdminServices {
             operations: Arc::clone(&operations),
             accounts: Arc::clone(&accounts),
-            certificates: Arc::new(move || known.certificates()),
+            vitals: Arc::clone(&watcher) as _,
+            started: clock.now(),
             clock: Arc::clone(&clock),
         };
         let reloadable = Reloadable {
@@ -724,17 +722,15 @@ impl Gateway {
             operator_socket.as_ref().map(|(_, address)| *address),
             telemetry_socket.as_ref().map(|(_, address)| *address),
         );
-        let watcher = Watcher::new(&insight.store, &health, &metrics, &clock);
         if let Some((socket, address)) = operator_socket {
             let failed = |error: std::io::Error| StartError::Dependency {
                 what: "console".to_owned(),
                 detail: error.to_string(),
             };
-            let known = Arc::clone(&insight.accounts);
-            let asked = Arc::clone(&insight.accounts);
+            let (known, asked) = (Arc::clone(&reloadable.accounts), Arc::clone(&reloadable.accounts));
             let console = amtsbote_console::router(ConsolePorts {
                 operations: Arc::clone(&operations),
-                store: Arc::clone(&insight.store),
+                store,
                 vitals: Arc::clone(&watcher) as _,
                 accounts: Box::new(move || known.load_full()),
                 identify: Box::new(move |peer| amtsbote_rest::authenticate(peer, &asked.load())),
@@ -743,7 +739,7 @@ impl Gateway {
                 entropy: Arc::clone(&entropy),
                 ending: stop.clone(),
             });
-            let router = admin::operator(Arc::clone(&insight), Arc::new(admin), console);
+            let router = admin::operator(Arc::new(admin), console);
             listeners.push(listen("operator", socket, operator_tls, router));
         }
         if let Some((socket, _)) = telemetry_socket {

@@ -5,6 +5,7 @@
 mod amqp;
 mod architecture;
 mod bad_input;
+mod commands;
 mod console;
 mod durability;
 mod dvdv_interface;

@@ -74,7 +74,7 @@ impl From<&DestinationPolicy> for PolicyView {
 /// A destination.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct DestinationView {
+pub(super) struct DestinationView {
     /// `channel/prefix:key`.
     destination: String,
     /// `held`, `out-of-order` or `open`.
@@ -96,7 +96,7 @@ struct DestinationView {
 }
 
 impl DestinationView {
-    fn new(status: DestinationStatus, policy: &DestinationPolicy) -> Self {
+    pub(super) fn new(status: DestinationStatus, policy: &DestinationPolicy) -> Self {
         Self {
             destination: status.destination.to_string(),
             state: match (&status.hold, &status.breaker) {

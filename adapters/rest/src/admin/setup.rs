@@ -126,7 +126,7 @@ pub(super) async fn certificates(
     _viewer: Viewer,
 ) -> Json<CertificateList> {
     let now = services.clock.now();
-    let mut found = (services.certificates)();
+    let mut found = services.vitals.certificates();
     found.sort_by_key(|(_, expires)| *expires);
     let view = |(role, expires_at): (&'static str, Timestamp)| {
         let days_left = expires_at.duration_since(now).as_secs().div_euclid(86_400);

@@ -189,3 +189,42 @@ pub(super) fn print_audit(answer: &Value) {
         "nothing yet",
     );
 }
+
+pub(super) fn print_messages(answer: &Value) {
+    let row = |one: &Value| {
+        vec![
+            text(one, "receivedAt").to_owned(),
+            text(one, "id").to_owned(),
+            text(one, "state").to_owned(),
+            text(one, "destination").to_owned(),
+            text(one, "account").to_owned(),
+            one["attempts"].to_string(),
+            text(&one["lastFailure"], "code").to_owned(),
+        ]
+    };
+    let heads = ["ACCEPTED", "ID", "STATE", "DESTINATION", "ACCOUNT", "ATTEMPTS", "LAST FAILURE"];
+    print_table(&heads, members(answer, "messages").iter().map(row), "nothing found");
+}
+
+pub(super) fn print_overview(answer: &Value) {
+    let health = &answer["health"];
+    say(&clean(&format!("{}  dead letters {}", text(health, "status"), answer["deadLetters"])));
+    for reason in members(health, "reasons") {
+        say(&clean(&format!("  {}", reason.as_str().unwrap_or_default())));
+    }
+    if let Some(last) = members(answer, "history").last() {
+        let rate = |name: &str| last[name].as_f64().unwrap_or(0.0) / last["seconds"].as_f64().unwrap_or(1.0);
+        let milliseconds =
+            |name: &str| last[name].as_f64().map_or("-".to_owned(), |s| format!("{:.1} ms", s * 1_000.0));
+        say(&format!(
+            "per second: {:.1} accepted, {:.1} handed over, {:.1} failed; answered within {} (half), {} (99 of 100)",
+            rate("accepted"),
+            rate("delivered"),
+            rate("failed"),
+            milliseconds("p50"),
+            milliseconds("p99"),
+        ));
+    }
+    say("");
+    print_queues(answer);
+}

@@ -16,7 +16,7 @@ pub(super) fn clean(text: &str) -> String {
 }
 
 /// Prints a line. Who reads no further, such as `head`, has what they want.
-pub(super) fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     if let Err(error) = writeln!(std::io::stdout(), "{line}") {
         let enough = error.kind() == std::io::ErrorKind::BrokenPipe;
         std::process::exit(if enough { 0 } else { 70 });
