@@ -7,7 +7,7 @@
 //! DIR/payload/     large payloads, one file each, durable before their frame
 //! DIR/staging/     uploads in progress; emptied at start
 //! DIR/index/       sled; may be deleted at any time while nothing runs
-//! DIR/search/      another sled, for operators' search; the same, and nothing depends on it
+//! DIR/search/      blocks for operators' search; the same, and nothing depends on it
 //! DIR/quarantine/  bytes that could not be read; never deleted by the store
 //! ```
 //!

@@ -1,14 +1,12 @@
-//! Search among all messages: a projection of the journal in a sled of its own, built behind the accept path.
+//! Search among all messages: a projection of the journal in files of its own, built behind the accept path.
 //!
-//! A thread of low priority reads which messages the journal speaks of, loads each as it stands now, and writes its row. So a row is
-//! never older than the position says. Nothing depends on the projection: it may be thrown away at any time and is
-//! when it cannot be read, or when the machine went down without warning (sled does not survive that reliably).
-//!
-//! ```text
-//! p                        position in the journal up to which rows are complete
-//! r id                     row: its facets, and what went wrong last
-//! f facet hash8 id         one for each facet
-//! ```
+//! A thread of low priority reads which messages the journal speaks of, loads each as it stands now, and writes its row into the block of its
+//! neighbours. So a row is never older than the position says. Nothing depends on the projection: it may be thrown away at any time and
+//! is when it cannot be read, or when the machine went down without warning, because nothing of it is synced while it is open. It takes no memory
+//! for messages nobody looks for, and about a hundred bytes of disk for each.
+
+mod block;
+mod blocks;
 
 use std::cmp::Ordering;
 use std::io;
@@ -20,26 +18,24 @@ use std::time::{Duration, Instant};
 use amtsbote_core::delivery::FailureReason;
 use amtsbote_core::id::MessageId;
 use amtsbote_core::port::{
-    Cursor, Facet, FacetValue, Found, Search, SearchPage, StoreError, delivery_facets, facets, last_failure,
+    Cursor, Found, Search, SearchPage, StoreError, delivery_facets, facets, last_failure,
 };
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::committer::index_failed;
 use crate::frame::{Found as Place, FrameKind, Position};
-use crate::keys::Garbled;
 use crate::read::garbled;
 use crate::record::{ChangeRecord, Forgotten, ForgottenRecord, decode_changes};
 use crate::segment::SEGMENT;
 use crate::store::Inner;
 use crate::watch::guarded;
+use block::{Damaged, Id, Row, View, hash};
+use blocks::{BlockError, Blocks, Changes};
 
-/// What sled may keep of its pages, as they would be on disk.
-const CACHE: u64 = 4 << 20;
-/// Messages brought up to date in one go.
-const BATCH: usize = 256;
+/// Messages brought up to date in one go; a block is written once for all of its own among them.
+const BATCH: usize = 4_096;
 /// Frames read in one go.
-const FRAMES: usize = 1_024;
+const FRAMES: usize = 4_096;
 /// The journal is looked at so often when nobody searches.
 const LOOK: Duration = Duration::from_millis(250);
 /// Wait after a fault.
@@ -48,12 +44,8 @@ const AFTER_A_FAULT: Duration = Duration::from_secs(5);
 const WAIT_FOR: u64 = 4 << 20;
 /// How long one call looks.
 const LOOK_FOR: Duration = Duration::from_millis(100);
-/// Longest explanation of a failure that is kept.
-const DETAIL: usize = 400;
 /// Position of everything.
 const BEGINNING: Position = Position { segment: 0, offset: 0 };
-
-type Id = [u8; 16];
 
 /// Where the projection stands; shared by its thread and by those who search.
 #[derive(Default)]
@@ -64,10 +56,12 @@ pub(crate) struct Projection {
 
 #[derive(Default)]
 struct State {
-    rows: Option<Rows>,
+    blocks: Option<Arc<Blocks>>,
     position: Option<Position>,
     /// Nothing goes on until it is opened again.
     faulty: bool,
+    /// Somebody found damage in it.
+    damaged: bool,
     /// Somebody waits.
     wanted: bool,
     ended: bool,
@@ -86,7 +80,7 @@ impl Projection {
     /// Waits until something happens or the time is over; whether to go on.
     fn pause(&self, time: Duration) -> bool {
         let state = self.state();
-        let idle = |state: &mut State| !state.ended && !state.wanted;
+        let idle = |state: &mut State| !state.ended && !state.wanted && !state.damaged;
         let (mut state, _) =
             self.changed.wait_timeout_while(state, time, idle).unwrap_or_else(PoisonError::into_inner);
         state.wanted = false;
@@ -104,13 +98,25 @@ impl Projection {
 
     fn fail(&self) {
         let mut state = self.state();
-        (state.rows, state.faulty) = (None, true);
+        (state.blocks, state.faulty) = (None, true);
         self.changed.notify_all();
     }
 
-    fn begin(&self, rows: Rows, position: Position) {
+    /// It is to be built anew; whoever searches waits for that, if it takes a moment.
+    fn distrust(&self) {
         let mut state = self.state();
-        (state.rows, state.position, state.faulty) = (Some(rows), Some(position), false);
+        (state.blocks, state.position, state.damaged) = (None, None, true);
+        self.changed.notify_all();
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.state().damaged
+    }
+
+    fn begin(&self, blocks: Arc<Blocks>, position: Position) {
+        let mut state = self.state();
+        (state.blocks, state.position) = (Some(blocks), Some(position));
+        (state.faulty, state.damaged) = (false, false);
         self.changed.notify_all();
     }
 
@@ -119,14 +125,14 @@ impl Projection {
         self.changed.notify_all();
     }
 
-    /// Rows that know everything before a position, if they are near; otherwise as they are.
-    fn rows_at(&self, target: Position) -> Option<(Rows, Position)> {
+    /// Blocks that know everything before a position, if they are near; otherwise as they are.
+    fn blocks_at(&self, target: Position) -> Option<(Arc<Blocks>, Position)> {
         let mut state = self.state();
         loop {
             let position = state.position.unwrap_or(BEGINNING);
             let waits = !state.faulty && !state.ended && distance(position, target) <= WAIT_FOR;
             if position >= target || !waits {
-                return state.rows.clone().map(|rows| (rows, position));
+                return state.blocks.clone().map(|blocks| (blocks, position));
             }
             state.wanted = true;
             self.changed.notify_all();
@@ -154,17 +160,21 @@ pub(crate) fn start(root: &Path, inner: Arc<Inner>) -> io::Result<JoinHandle<()>
     thread.spawn(move || {
         step_back();
         while !inner.search.has_ended() {
-            if let Err(error) = guarded(|| project(&folder, &inner)).unwrap_or(Err(Fault::Panicked)) {
-                inner.search.fail();
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "The search stops for a moment.");
-                inner.search.pause(AFTER_A_FAULT);
+            match guarded(|| project(&folder, &inner)).unwrap_or(Err(Fault::Panicked)) {
+                Ok(()) => {}
+                Err(Fault::Blocks(BlockError::Damaged(_))) => {
+                    tracing::warn!("The search is damaged; it is built anew from the journal.");
+                    inner.search.distrust();
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "The search stops for a moment.");
+                    inner.search.fail();
+                    inner.search.pause(AFTER_A_FAULT);
+                }
             }
         }
-        let rows = inner.search.state().rows.take();
-        if guarded(|| close(&folder, rows)).is_none() {
-            tracing::warn!("The search was not closed in good order; it is built anew.");
-        }
+        close(&folder, inner.search.state().blocks.take());
     })
 }
 
@@ -178,43 +188,68 @@ fn step_back() {
 
 #[derive(Debug, thiserror::Error)]
 enum Fault {
-    #[error("sled failed")]
-    Sled(#[from] sled::Error),
-    #[error("sled panicked")]
+    #[error("it panicked")]
     Panicked,
-    #[error("a row cannot be read")]
-    Row(#[from] Garbled),
-    #[error("its files cannot be used")]
-    Io(#[from] io::Error),
+    #[error(transparent)]
+    Blocks(#[from] BlockError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Blocks(error.into())
+    }
+}
+
+impl From<Damaged> for Fault {
+    fn from(damaged: Damaged) -> Self {
+        Self::Blocks(damaged.into())
+    }
+}
+
 /// Opens the projection and keeps it up to date until the end.
 fn project(folder: &Path, inner: &Inner) -> Result<(), Fault> {
-    let rows = open(folder)?;
-    let mut position = rows.position()?;
+    let blocks = Arc::new(open(folder)?);
+    let worked = follow(&blocks, inner);
+    // What cannot be read is of no use to anybody; it is built anew.
+    if let Err(Fault::Blocks(BlockError::Damaged(_))) = &worked {
+        std::fs::remove_dir_all(folder)?;
+    }
+    worked
+}
+
+fn follow(blocks: &Arc<Blocks>, inner: &Inner) -> Result<(), Fault> {
+    let mut position = blocks.position()?.unwrap_or(BEGINNING);
     let end = inner.index.reached().map_err(index_failed)?.unwrap_or(BEGINNING);
     if position > end {
         // Of another journal.
-        drop(rows);
-        std::fs::remove_dir_all(folder)?;
-        return Ok(());
+        return Err(Damaged.into());
     }
-    inner.search.begin(rows.clone(), position);
+    inner.search.begin(Arc::clone(blocks), position);
     loop {
         let end = inner.index.reached().map_err(index_failed)?.unwrap_or(BEGINNING);
         if position >= end {
             if !inner.search.pause(LOOK) {
                 return Ok(());
             }
+            if inner.search.is_damaged() {
+                return Err(Damaged.into());
+            }
             continue;
         }
         if inner.search.has_ended() {
             return Ok(());
         }
+        if inner.search.is_damaged() {
+            return Err(Damaged.into());
+        }
         let (ids, next) = spoken_of(inner, position, end)?;
-        rows.bring_up_to_date(inner, &ids, next)?;
+        let mut changes = Changes::new();
+        for id in ids {
+            changes.insert(*id.as_bytes(), now(inner, id)?);
+        }
+        blocks.apply(changes, next)?;
         position = next;
         inner.search.reach(position);
     }
@@ -225,33 +260,22 @@ fn mark(folder: &Path) -> PathBuf {
     folder.with_extension("open")
 }
 
-fn open(folder: &Path) -> Result<Rows, Fault> {
+fn open(folder: &Path) -> Result<Blocks, Fault> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let open_since = std::fs::read_to_string(mark(folder)).ok();
     // What a killed process wrote is there as long as the system runs; after a power cut nobody knows.
     let trusted = open_since.is_none_or(|since| !boot.is_empty() && since == boot);
-    let opened = trusted.then(|| guarded(|| Rows::open(folder)).unwrap_or(Err(Fault::Panicked)));
     std::fs::write(mark(folder), boot)?;
-    match opened {
-        Some(Ok(rows)) => Ok(rows),
-        Some(Err(Fault::Sled(sled::Error::Io(error)))) if error.kind() == io::ErrorKind::StorageFull => {
-            Err(error.into())
-        }
-        _ => {
-            if folder.exists() {
-                tracing::warn!("The search is built anew from the journal.");
-                std::fs::remove_dir_all(folder)?;
-            }
-            Rows::open(folder)
-        }
+    if !trusted && folder.exists() {
+        tracing::warn!("The search is built anew from the journal.");
+        std::fs::remove_dir_all(folder)?;
     }
+    Ok(Blocks::open(folder)?)
 }
 
-fn close(folder: &Path, rows: Option<Rows>) {
-    let closed = rows.map_or(Ok(()), |rows| rows.sync(folder)).and_then(|()| {
-        std::fs::remove_file(mark(folder))?;
-        Ok(())
-    });
+fn close(folder: &Path, blocks: Option<Arc<Blocks>>) {
+    let closed =
+        blocks.map_or(Ok(()), |blocks| blocks.sync()).and_then(|()| std::fs::remove_file(mark(folder)));
     if let Err(error) = closed {
         let error = &error as &dyn std::error::Error;
         tracing::debug!(error, "The search was not synced.");
@@ -321,147 +345,6 @@ fn ids_of(kind: FrameKind, body: &[u8]) -> Vec<MessageId> {
     }
 }
 
-/// The rows of the projection.
-#[derive(Clone)]
-struct Rows(sled::Db);
-
-/// What is known of a message.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Row {
-    /// Keys of its facets, without its id.
-    facets: Vec<[u8; FACET]>,
-    failure: Option<FailureReason>,
-}
-
-/// Bytes of a facet and its value.
-const FACET: usize = 10;
-
-fn facet(value: &FacetValue) -> [u8; FACET] {
-    let (kind, text) = value;
-    let kind = match kind {
-        Facet::Account => b'a',
-        Facet::Case => b'c',
-        Facet::Party => b'p',
-        Facet::Destination => b'd',
-        Facet::Service => b's',
-        Facet::State => b't',
-        Facet::Code => b'e',
-        Facet::AtRisk => b'l',
-    };
-    let hash = Sha256::digest(text);
-    let mut key = [b'f'; FACET];
-    key[1] = kind;
-    key[2..].copy_from_slice(&hash[..FACET - 2]);
-    key
-}
-
-impl Row {
-    fn new(facets: &[FacetValue], failure: Option<&FailureReason>) -> Self {
-        let failure = failure.cloned().map(|failure| {
-            let end = failure.detail.floor_char_boundary(DETAIL);
-            FailureReason { detail: failure.detail[..end].to_owned(), ..failure }
-        });
-        Self { facets: facets.iter().map(facet).collect(), failure }
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![u8::try_from(self.facets.len()).unwrap_or(u8::MAX)];
-        bytes.extend(self.facets.iter().flatten());
-        if let Some(FailureReason { code, detail }) = &self.failure {
-            bytes.extend_from_slice([code, "\0", detail].concat().as_bytes());
-        }
-        bytes
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, Garbled> {
-        let (count, rest) = bytes.split_first().ok_or(Garbled)?;
-        let (facets, rest) = rest.split_at_checked(usize::from(*count) * FACET).ok_or(Garbled)?;
-        let (facets, _) = facets.as_chunks::<FACET>();
-        let text = std::str::from_utf8(rest).map_err(|_| Garbled)?;
-        let failure = text
-            .split_once('\0')
-            .map(|(code, detail)| FailureReason { code: code.to_owned(), detail: detail.to_owned() });
-        Ok(Self { facets: facets.to_vec(), failure })
-    }
-}
-
-fn row_key(id: &Id) -> Vec<u8> {
-    [b"r".as_slice(), id].concat()
-}
-
-impl Rows {
-    fn open(folder: &Path) -> Result<Self, Fault> {
-        let config = sled::Config::new()
-            .path(folder)
-            .cache_capacity(CACHE)
-            .mode(sled::Mode::HighThroughput)
-            .flush_every_ms(None);
-        let rows = Self(config.open()?);
-        rows.position()?;
-        Ok(rows)
-    }
-
-    fn position(&self) -> Result<Position, Fault> {
-        let value = self.0.get("p")?;
-        let position = value.map(|bytes| serde_json::from_slice(&bytes).map_err(|_| Garbled)).transpose()?;
-        Ok(position.unwrap_or(BEGINNING))
-    }
-
-    fn row(&self, id: &Id) -> Result<Option<Row>, Fault> {
-        let bytes = self.0.get(row_key(id))?;
-        Ok(bytes.map(|bytes| Row::decode(&bytes)).transpose()?)
-    }
-
-    /// Writes messages as they stand now, and the position up to which that holds, in one step.
-    fn bring_up_to_date(&self, inner: &Inner, ids: &[MessageId], position: Position) -> Result<(), Fault> {
-        let mut batch = sled::Batch::default();
-        for id in ids {
-            let bytes = id.as_bytes();
-            let (old, new) = (self.row(bytes)?, now(inner, *id)?);
-            if old == new {
-                continue;
-            }
-            let known = old.map(|row| row.facets).unwrap_or_default();
-            let wanted = new.as_ref().map(|row| row.facets.as_slice()).unwrap_or_default();
-            for gone in known.iter().filter(|facet| !wanted.contains(facet)) {
-                batch.remove([gone.as_slice(), bytes].concat());
-            }
-            for added in wanted.iter().filter(|facet| !known.contains(facet)) {
-                batch.insert([added.as_slice(), bytes].concat(), b"".as_slice());
-            }
-            match new {
-                Some(row) => batch.insert(row_key(bytes), row.encode()),
-                None => batch.remove(row_key(bytes)),
-            }
-        }
-        batch.insert(b"p", serde_json::to_vec(&position).map_err(|_| Garbled)?);
-        self.0.apply_batch(batch)?;
-        Ok(())
-    }
-
-    /// The last id of a facet, or of all, that lies in a range; `until` exclusive.
-    fn last_in(&self, prefix: &[u8], from: &Id, until: &Id) -> Result<Option<Id>, Fault> {
-        if from >= until {
-            return Ok(None);
-        }
-        let (from, until) = ([prefix, from].concat(), [prefix, until].concat());
-        let Some(key) = self.0.range(from..until).keys().next_back().transpose()? else { return Ok(None) };
-        Ok(Some(*key.last_chunk::<16>().ok_or(Garbled)?))
-    }
-
-    fn sync(&self, folder: &Path) -> Result<(), Fault> {
-        self.0.flush()?;
-        for entry in std::fs::read_dir(folder)? {
-            match std::fs::File::open(entry?.path()) {
-                Ok(file) => file.sync_all()?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A message as it stands now. Of a damaged one at least the delivery is known.
 fn now(inner: &Inner, id: MessageId) -> Result<Option<Row>, Fault> {
     match inner.load(id) {
@@ -471,38 +354,10 @@ fn now(inner: &Inner, id: MessageId) -> Result<Option<Row>, Fault> {
         })),
         Err(StoreError::Damaged { .. }) => {
             let Some(head) = inner.head(id)? else { return Ok(None) };
-            Ok(Some(Row::new(&delivery_facets(&head.parse_delivery()?), None)))
+            let delivery = head.parse_delivery().map_err(garbled)?;
+            Ok(Some(Row::new(&delivery_facets(&delivery), None)))
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// The id behind this one.
-fn after(id: &Id) -> Id {
-    u128::from_be_bytes(*id).saturating_add(1).to_be_bytes()
-}
-
-/// Looks for ids that all prefixes have, from the last to the first.
-struct Meeting<'a> {
-    rows: &'a Rows,
-    prefixes: Vec<Vec<u8>>,
-    from: Id,
-    /// Everything from here on was looked at.
-    until: Id,
-}
-
-impl Meeting<'_> {
-    /// The next id all have, if there is one; `Err` in the result's inside if only some had what was looked at.
-    fn step(&mut self) -> Result<Option<Result<Id, ()>>, Fault> {
-        let (mut lowest, mut agreed) = (None, true);
-        for prefix in &self.prefixes {
-            let Some(id) = self.rows.last_in(prefix, &self.from, &self.until)? else { return Ok(None) };
-            agreed &= lowest.is_none_or(|lowest| lowest == id);
-            lowest = Some(lowest.map_or(id, |lowest: Id| lowest.min(id)));
-        }
-        let Some(lowest) = lowest else { return Ok(None) };
-        self.until = if agreed { lowest } else { after(&lowest) };
-        Ok(Some(if agreed { Ok(lowest) } else { Err(()) }))
     }
 }
 
@@ -520,11 +375,14 @@ impl Inner {
         limit: usize,
     ) -> Result<SearchPage, StoreError> {
         let end = self.index.reached().map_err(index_failed)?.unwrap_or(BEGINNING);
-        let Some((rows, position)) = self.search.rows_at(end) else {
+        let Some((blocks, position)) = self.search.blocks_at(end) else {
             return Ok(SearchPage { behind: distance(BEGINNING, end), ..SearchPage::default() });
         };
         let behind = distance(position, end);
-        let looked = guarded(|| self.look(&rows, search, cursor, limit)).unwrap_or(Err(Fault::Panicked));
+        let looked = guarded(|| self.look(&blocks, search, cursor, limit)).unwrap_or(Err(Fault::Panicked));
+        if let Err(Fault::Blocks(BlockError::Damaged(_))) = &looked {
+            self.search.distrust();
+        }
         let (found, next) = looked.map_err(|fault| match fault {
             Fault::Store(error) => error,
             other => StoreError::Io { doing: "searching", source: io::Error::other(other) },
@@ -534,40 +392,58 @@ impl Inner {
 
     fn look(
         &self,
-        rows: &Rows,
+        blocks: &Blocks,
         search: &Search,
         cursor: Option<Cursor>,
         limit: usize,
     ) -> Result<(Vec<Found>, Option<Cursor>), Fault> {
         let begun = Instant::now();
-        let mut prefixes: Vec<Vec<u8>> = search.facets().iter().map(|value| facet(value).to_vec()).collect();
-        if prefixes.is_empty() {
-            prefixes.push(b"r".to_vec());
-        }
+        let facets: Vec<u64> = search.facets().iter().map(hash).collect();
         let before = search.before.map_or([0xff; 16], MessageId::first_bytes_at);
-        let until = cursor.map_or(before, |Cursor(id)| before.min(*id.as_bytes()));
         let from = search.since.map_or([0; 16], MessageId::first_bytes_at);
-        let mut meeting = Meeting { rows, prefixes, from, until };
+        let mut until = cursor.map_or(before, |Cursor(id)| before.min(*id.as_bytes()));
         let mut found = Vec::new();
-        loop {
-            let here = meeting.until;
-            let over = found.len() == limit || begun.elapsed() >= LOOK_FOR;
-            let Some(met) = meeting.step()? else { return Ok((found, None)) };
-            if over {
-                return Ok((found, Some(Cursor(MessageId::from_bytes(here)))));
+        while until > from
+            && let Some((first, bytes)) = blocks.below(&until)?
+        {
+            let view = View::new(&bytes)?;
+            for number in view.having_all(&facets).into_iter().rev() {
+                let id: Id = view.id(number).ok_or(Damaged)?;
+                if id >= until {
+                    continue;
+                }
+                if id < from {
+                    return Ok((found, None));
+                }
+                if found.len() == limit || begun.elapsed() >= LOOK_FOR {
+                    return Ok((found, Some(Cursor(MessageId::from_bytes(until)))));
+                }
+                until = id;
+                let failure = view.failure(number).ok_or(Damaged)?;
+                if search.speaks_of(failure.as_ref()) {
+                    found.extend(self.as_it_stands(search, id, failure)?);
+                }
             }
-            let Ok(id) = met else { continue };
-            let Some(row) = rows.row(&id)? else { continue };
-            let id = MessageId::from_bytes(id);
-            if !search.speaks_of(row.failure.as_ref()) {
-                continue;
-            }
-            let Some(head) = self.head(id)? else { continue };
-            let delivery = head.parse_delivery().map_err(garbled)?;
-            if search.allows(&delivery) {
-                found.push(Found { id, delivery, failure: row.failure });
+            // Everything of this block was looked at.
+            until = until.min(first);
+            if begun.elapsed() >= LOOK_FOR {
+                return Ok((found, Some(Cursor(MessageId::from_bytes(until)))));
             }
         }
+        Ok((found, None))
+    }
+
+    /// A message that was found, if it still is what was looked for.
+    fn as_it_stands(
+        &self,
+        search: &Search,
+        id: Id,
+        failure: Option<FailureReason>,
+    ) -> Result<Option<Found>, Fault> {
+        let id = MessageId::from_bytes(id);
+        let Some(head) = self.head(id)? else { return Ok(None) };
+        let delivery = head.parse_delivery().map_err(garbled)?;
+        Ok(search.allows(&delivery).then_some(Found { id, delivery, failure }))
     }
 }
 
@@ -576,42 +452,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_reads_back() {
-        let failure = FailureReason { code: "refused".to_owned(), detail: "ä".repeat(300) };
-        let facets = [(Facet::Account, "portal".to_owned()), (Facet::State, "dead".to_owned())];
-        let row = Row::new(&facets, Some(&failure));
-        assert!(row.failure.as_ref().is_some_and(|failure| failure.detail.len() <= DETAIL));
-        assert_eq!(Row::decode(&row.encode()), Ok(row));
-        assert_eq!(Row::decode(&Row::default().encode()), Ok(Row::default()));
-        assert_eq!(Row::decode(&[2, 0]), Err(Garbled));
-    }
-
-    #[test]
     fn distances_are_bytes_of_the_journal() {
         let at = |segment, offset| Position { segment, offset };
         assert_eq!(distance(at(1, 10), at(1, 30)), 20);
         assert_eq!(distance(BEGINNING, at(1, 30)), 30);
         assert_eq!(distance(at(1, 10), at(2, 0)), SEGMENT - 10);
         assert_eq!(distance(at(3, 0), at(2, 5)), 0);
-    }
-
-    #[test]
-    fn ids_that_all_have_are_met_from_the_last_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let rows = Rows::open(folder.path()).unwrap();
-        let id = |n: u8| [n; 16];
-        for (prefix, all) in [(b"x", vec![1, 3, 5, 7, 9]), (b"y", vec![2, 3, 4, 7, 8])] {
-            for n in all {
-                rows.0.insert([prefix.as_slice(), &id(n)].concat(), b"".as_slice()).unwrap();
-            }
-        }
-        let (from, until) = (id(2), id(9));
-        let prefixes = vec![b"x".to_vec(), b"y".to_vec()];
-        let mut meeting = Meeting { rows: &rows, prefixes, from, until };
-        let mut met = Vec::new();
-        while let Some(step) = meeting.step().unwrap() {
-            met.extend(step.ok());
-        }
-        assert_eq!(met, [id(7), id(3)]);
     }
 }

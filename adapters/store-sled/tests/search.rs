@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use amtsbote_core::id::MessageId;
 use amtsbote_core::port::{Accepted, MessageStore, Search};
@@ -23,6 +23,11 @@ async fn fill(store: &SledStore, from: usize, samples: &Acceptances) -> Vec<Mess
         assert_eq!(store.accept(acceptance).await.unwrap(), Accepted::First);
     }
     ids
+}
+
+fn block(folder: &Path) -> PathBuf {
+    let files = std::fs::read_dir(folder.join("search")).unwrap().map(|entry| entry.unwrap().path());
+    files.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "block")).unwrap()
 }
 
 async fn all(store: &SledStore) -> Vec<MessageId> {
@@ -49,24 +54,17 @@ async fn it_is_built_anew_when_it_is_missing_or_garbage_or_of_another_life() {
     let folder = tempfile::tempdir().unwrap();
     let samples = Acceptances::default();
     let ids = fill(&reopen(folder.path()), 0, &samples).await;
-    let damages: [fn(&Path); 4] = [
-        |folder| std::fs::remove_dir_all(folder.join("search")).unwrap(),
-        |folder| {
-            let db = folder.join("search/db");
-            let length = std::fs::metadata(&db).unwrap().len();
-            std::fs::write(&db, vec![0x41; usize::try_from(length).unwrap()]).unwrap();
-        },
+    let position = r#"{"segment":99,"offset":0}"#;
+    let damages: [&dyn Fn(&Path); 4] = [
+        &|folder| std::fs::remove_dir_all(folder.join("search")).unwrap(),
         // The machine went down while it was open: some of it may be missing.
-        |folder| {
-            std::fs::remove_dir_all(folder.join("search")).unwrap();
-            drop(sled::open(folder.join("search")).unwrap().insert("p", r#"{"segment":1,"offset":9}"#));
+        &|folder| {
+            std::fs::remove_file(block(folder)).unwrap();
             std::fs::write(folder.join("search.open"), "another run of the system").unwrap();
         },
         // It knows more than there is.
-        |folder| {
-            let rows = sled::open(folder.join("search")).unwrap();
-            rows.insert("p", r#"{"segment":99,"offset":0}"#).unwrap();
-        },
+        &|folder| std::fs::write(folder.join("search/position"), position).unwrap(),
+        &|folder| std::fs::write(folder.join("search/position"), "garbage").unwrap(),
     ];
     for (number, damage) in damages.into_iter().enumerate() {
         damage(folder.path());
@@ -84,4 +82,17 @@ async fn a_death_without_farewell_loses_nothing() {
     ids.extend(fill(&store, 20, &samples).await);
     copy_folder(folder.path(), crashed.path());
     assert_eq!(all(&reopen(crashed.path())).await, ids);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_somebody_comes_across_is_repaired() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = reopen(folder.path());
+    let ids = fill(&store, 0, &Acceptances::default()).await;
+    assert_eq!(all(&store).await, ids);
+    let mut bytes = std::fs::read(block(folder.path())).unwrap();
+    bytes[99] ^= 1;
+    std::fs::write(block(folder.path()), bytes).unwrap();
+    assert!(store.search(&Search::default(), None, 9).await.is_err(), "better no answer than a wrong one");
+    assert_eq!(all(&store).await, ids);
 }

@@ -1,0 +1,203 @@
+//! The blocks of the search in their folder. One thread writes, many read.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+use super::block::{Block, Damaged, Id, Row};
+use crate::frame::Position;
+
+/// Messages of a block before the next one begins. A block is read and written as a whole.
+const FULL: usize = 4_096;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BlockError {
+    #[error("the files of the search cannot be used")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+}
+
+/// All blocks, by the first id each may hold.
+pub(super) struct Blocks {
+    folder: PathBuf,
+    first_ids: RwLock<Vec<Id>>,
+}
+
+/// What is to become of messages: their rows, or nothing.
+pub(super) type Changes = BTreeMap<Id, Option<Row>>;
+
+impl Blocks {
+    /// Opens or creates them. Contents are checked when they are read.
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let mut first_ids = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let name = entry?.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".block"));
+            let mut bytes = Id::default();
+            if id.is_some_and(|id| hex::decode_to_slice(id, &mut bytes).is_ok()) {
+                first_ids.push(bytes);
+            }
+        }
+        first_ids.sort_unstable();
+        Ok(Self { folder: folder.to_owned(), first_ids: RwLock::new(first_ids) })
+    }
+
+    fn path(&self, first: &Id) -> PathBuf {
+        self.folder.join(format!("{}.block", hex::encode(first)))
+    }
+
+    /// Up to which position of the journal they are complete.
+    pub(super) fn position(&self) -> Result<Option<Position>, BlockError> {
+        match std::fs::read(self.folder.join("position")) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).map_err(|_| Damaged)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Bytes of the block with the last ids below one; `None` if there are no more. Blocks that follow hold ids below the returned one.
+    pub(super) fn below(&self, until: &Id) -> io::Result<Option<(Id, Vec<u8>)>> {
+        // Held while reading: what is split meanwhile would be missed.
+        let first_ids = self.first_ids.read().unwrap_or_else(PoisonError::into_inner);
+        let place = first_ids.partition_point(|first| first < until);
+        let Some(first) = place.checked_sub(1).map(|place| first_ids[place]) else { return Ok(None) };
+        Ok(Some((first, std::fs::read(self.path(&first))?)))
+    }
+
+    /// Writes changes, then the position up to which everything is complete. Nothing is synced.
+    pub(super) fn apply(&self, changes: Changes, position: Position) -> Result<(), BlockError> {
+        let mut by_block: BTreeMap<Option<Id>, Changes> = BTreeMap::new();
+        {
+            let first_ids = self.first_ids.read().unwrap_or_else(PoisonError::into_inner);
+            for (id, row) in changes {
+                let place = first_ids.partition_point(|first| *first <= id);
+                let block = place.checked_sub(1).map(|place| first_ids[place]);
+                by_block.entry(block).or_default().insert(id, row);
+            }
+        }
+        for (first, changes) in by_block {
+            self.change(first, changes)?;
+        }
+        let bytes = serde_json::to_vec(&position).map_err(io::Error::other)?;
+        self.replace(&self.folder.join("position"), &bytes)?;
+        Ok(())
+    }
+
+    /// Changes one block; what does not fit becomes blocks of its own.
+    fn change(&self, first: Option<Id>, changes: Changes) -> Result<(), BlockError> {
+        let mut block = match &first {
+            Some(first) => Block::decode(&std::fs::read(self.path(first))?)?,
+            None => Block::default(),
+        };
+        let before = block.clone();
+        for (id, row) in changes {
+            match row {
+                Some(row) => drop(block.0.insert(id, row)),
+                None => drop(block.0.remove(&id)),
+            }
+        }
+        if block == before {
+            return Ok(());
+        }
+        let rows: Vec<(Id, Row)> = block.0.into_iter().collect();
+        let mut first_ids = self.first_ids.write().unwrap_or_else(PoisonError::into_inner);
+        if rows.is_empty() {
+            if let Some(first) = first {
+                std::fs::remove_file(self.path(&first))?;
+                first_ids.retain(|one| *one != first);
+            }
+            return Ok(());
+        }
+        for (number, rows) in rows.chunks(FULL).enumerate() {
+            // The first one keeps its name, so that it still takes what comes before its first message.
+            let name = first.filter(|_| number == 0).unwrap_or(rows[0].0);
+            self.replace(&self.path(&name), &Block(rows.iter().cloned().collect()).encode())?;
+            if let Err(place) = first_ids.binary_search(&name) {
+                first_ids.insert(place, name);
+            }
+        }
+        Ok(())
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let new = self.folder.join("new");
+        std::fs::write(&new, bytes)?;
+        std::fs::rename(new, path)
+    }
+
+    /// Puts everything on stable storage.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            std::fs::File::open(entry?.path())?.sync_all()?;
+        }
+        std::fs::File::open(&self.folder)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use amtsbote_core::port::Facet;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const AT: Position = Position { segment: 1, offset: 2 };
+
+    fn id(n: u32) -> Id {
+        u128::from(n).to_be_bytes()
+    }
+
+    fn row(n: u32) -> Row {
+        Row::new(&[(Facet::Case, n.to_string())], None)
+    }
+
+    fn all(blocks: &Blocks) -> Vec<(Id, Row)> {
+        let (mut found, mut until) = (Vec::new(), [0xff; 16]);
+        while let Some((first, bytes)) = blocks.below(&until).unwrap() {
+            found.extend(Block::decode(&bytes).unwrap().0.into_iter().rev());
+            until = first;
+        }
+        found.reverse();
+        found
+    }
+
+    #[test]
+    fn full_blocks_are_followed_by_new_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocks = Blocks::open(folder.path()).unwrap();
+        assert_eq!(blocks.position().unwrap(), None);
+        for from in (0..10_000).step_by(1_000) {
+            let changes = (from..from + 1_000).map(|n| (id(n), Some(row(n)))).collect();
+            blocks.apply(changes, AT).unwrap();
+        }
+        assert!(blocks.first_ids.read().unwrap().len() >= 3);
+        assert_eq!(all(&blocks), (0..10_000).map(|n| (id(n), row(n))).collect::<Vec<_>>());
+        let again = Blocks::open(folder.path()).unwrap();
+        assert_eq!((again.position().unwrap(), all(&again).len()), (Some(AT), 10_000));
+        again.apply((0..10_000).map(|n| (id(n), None)).collect(), AT).unwrap();
+        assert!(all(&again).is_empty() && again.first_ids.read().unwrap().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_hold_what_a_map_would(steps in prop::collection::vec((0_u32..40, any::<bool>()), 0..200)) {
+            let folder = tempfile::tempdir().unwrap();
+            let blocks = Blocks::open(folder.path()).unwrap();
+            let mut model = BTreeMap::new();
+            for chunk in steps.chunks(7) {
+                let changes: Changes = chunk.iter().map(|(n, there)| (id(*n), there.then(|| row(*n)))).collect();
+                for (id, row) in changes.clone() {
+                    match row {
+                        Some(row) => drop(model.insert(id, row)),
+                        None => drop(model.remove(&id)),
+                    }
+                }
+                blocks.apply(changes, AT).unwrap();
+            }
+            prop_assert_eq!(all(&blocks), model.into_iter().collect::<Vec<_>>());
+        }
+    }
+}
