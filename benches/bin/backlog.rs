@@ -2,18 +2,16 @@
 //! time to ready after a kill, and the same while the queue drains (promises P5 and P8).
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use amtsbote_benches::fill::fill;
 use amtsbote_benches::gateway::Gateway;
 use amtsbote_benches::result::Outcome;
 use amtsbote_core::delivery::Input;
 use amtsbote_core::message::{Metadata, Priority};
-use amtsbote_core::port::{Accepted, MessageStore};
-use amtsbote_core::route::{ChannelKind, Route};
-use amtsbote_store_sled::{StoreOptions, open};
+use amtsbote_core::port::Acceptance;
+use amtsbote_core::route::ChannelKind;
 use amtsbote_testkit::rabbitmq::{Rabbitmq, RabbitmqOptions};
 use amtsbote_testkit::samples::{Acceptances, route, seal};
 use amtsbote_testkit::time::noon;
@@ -28,8 +26,6 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const SIZE: usize = 10 << 10;
 /// Clients that submit.
 const CLIENTS: usize = 64;
-/// Writers that fill the store, so that commits are shared.
-const WRITERS: usize = 256;
 /// Seconds a gateway gets to do what is left of the round before.
 const CALM: usize = 30;
 /// The office that is down.
@@ -66,7 +62,7 @@ async fn main() -> anyhow::Result<()> {
         std::fs::write(folder.path().join("password"), "guest\n")?;
     }
     let extra = configuration(broker.port);
-    fill(&full.path().join("store"), messages.get()).await?;
+    fill(&full.path().join("store"), messages.get(), waiting_message).await?;
 
     let mut alone = Gateway::start(empty.path(), false, &extra).await?;
     let mut beside = Gateway::start(full.path(), false, &extra).await?;
@@ -136,55 +132,19 @@ fn configuration(port: u16) -> String {
     )
 }
 
-/// Puts sealed messages for the office into a store, as if they had been accepted and sealed while it was down.
-async fn fill(store: &Path, messages: usize) -> anyhow::Result<()> {
-    std::fs::create_dir_all(store)?;
-    let (store, _) = open(store, StoreOptions::default())?;
-    let (store, samples) = (Arc::new(store), Arc::new(Acceptances::default()));
+/// Sealed messages for the office, as if they had been accepted and sealed while it was down.
+fn waiting_message(samples: &Acceptances, number: usize) -> anyhow::Result<Acceptance> {
     let mut way = route(OFFICE, ChannelKind::Amqp);
     way.service = "10026".to_owned();
     way.endpoint.address = "amqp://main?queue=q".to_owned();
     let metadata: Metadata = serde_json::from_value(
         json!({ "service": { "ozg": "10026" }, "area": { "ars": "073150000000" }, "priority": Priority::Normal }),
     )?;
-    let next = Arc::new(AtomicUsize::new(0));
-    let mut writers = tokio::task::JoinSet::new();
-    for _ in 0..WRITERS {
-        let (store, samples, next) = (Arc::clone(&store), Arc::clone(&samples), Arc::clone(&next));
-        let (way, metadata) = (way.clone(), metadata.clone());
-        writers.spawn(async move {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= messages {
-                    return anyhow::Ok(());
-                }
-                if number % 100_000 == 0 {
-                    eprintln!("{number} of {messages} messages are in the store");
-                }
-                put(store.as_ref(), &samples, &metadata, &way, number).await?;
-            }
-        });
-    }
-    while let Some(writer) = writers.join_next().await {
-        writer??;
-    }
-    Ok(())
-}
-
-async fn put(
-    store: &dyn MessageStore,
-    samples: &Acceptances,
-    metadata: &Metadata,
-    way: &Route,
-    number: usize,
-) -> anyhow::Result<()> {
-    let mut acceptance =
-        samples.make(&format!("waiting-{number}"), metadata.clone(), b"<antrag/>", Some(way));
+    let mut acceptance = samples.make(&format!("waiting-{number}"), metadata, b"<antrag/>", Some(&way));
     let sealed = acceptance.delivery.apply(Input::Sealed(seal()), noon())?;
     acceptance.delivery = sealed.delivery;
     acceptance.events.extend(sealed.events);
-    anyhow::ensure!(store.accept(acceptance).await? == Accepted::First, "a key was used twice");
-    Ok(())
+    Ok(acceptance)
 }
 
 /// Waits until the gateway has found out that the broker is back.

@@ -35,6 +35,7 @@ pub struct Gateway {
     pid: u32,
     target: Target,
     osci: Option<SocketAddr>,
+    operator: Option<SocketAddr>,
     department: Client,
     runs: usize,
 }
@@ -88,11 +89,6 @@ impl Gateway {
             metadata: r#"{"service":{"ozg":"10092"},"area":{"ars":"073150000000"}}"#.to_owned(),
             prefix: String::new(),
         };
-        let identity = Identity::load(&file("department.pem"), &file("department.key"))?;
-        let tls =
-            amtsbote_tls::client_config(amtsbote_tls::load_certificates(&file("ca.pem"))?, Some(identity))?;
-        let total = Duration::from_secs(60);
-        let options = ClientOptions { reach: Reach::Anywhere, connect: total, total, body: 64 << 20 };
         Ok(Self {
             folder: folder.to_owned(),
             directory,
@@ -100,7 +96,8 @@ impl Gateway {
             pid: u32::try_from(ready["pid"].as_u64().context("no pid")?)?,
             target,
             osci: ready["osci"].as_str().map(str::parse).transpose()?,
-            department: Client::new(tls, options)?,
+            operator: ready["operator"].as_str().map(str::parse).transpose()?,
+            department: client(folder, "department")?,
             runs: 0,
         })
     }
@@ -108,6 +105,19 @@ impl Gateway {
     /// Where the OSCI intermediary listens, if there is one.
     pub fn osci(&self) -> Option<SocketAddr> {
         self.osci
+    }
+
+    /// Address of the operator listener, if there is one.
+    pub fn operator(&self) -> Option<url::Url> {
+        format!("https://{}", self.operator?).parse().ok()
+    }
+
+    /// A client with the certificate of somebody.
+    ///
+    /// # Errors
+    /// When there is no such certificate.
+    pub fn client(&self, name: &str) -> anyhow::Result<Client> {
+        client(&self.folder, name)
     }
 
     /// Kills the gateway and starts it again; the time until it is ready.
@@ -237,12 +247,22 @@ impl Gateway {
     }
 }
 
+fn client(folder: &Path, name: &str) -> anyhow::Result<Client> {
+    let file = |name: &str| folder.join("pki").join(name);
+    let identity = Identity::load(&file(&format!("{name}.pem")), &file(&format!("{name}.key")))?;
+    let authorities = amtsbote_tls::load_certificates(&file("ca.pem"))?;
+    let tls = amtsbote_tls::client_config(authorities, Some(identity))?;
+    let total = Duration::from_secs(60);
+    let options = ClientOptions { reach: Reach::Anywhere, connect: total, total, body: 64 << 20 };
+    Ok(Client::new(tls, options)?)
+}
+
 /// Certificates and tables.
 fn prepare(folder: &Path) -> anyhow::Result<()> {
     let pki = Folder::create(&folder.join("pki"), now())?;
     pki.add("server", &Purpose::Server(vec!["127.0.0.1".to_owned()]), KeyKind::P256)?;
     pki.add("seal", &Purpose::Seal, KeyKind::P256)?;
-    for client in ["portal", "department", "registry"] {
+    for client in ["portal", "department", "registry", "operator"] {
         pki.add(client, &Purpose::Client, KeyKind::P256)?;
     }
     pki.add("dvdv-client", &Purpose::Client, KeyKind::Rsa3072)?;

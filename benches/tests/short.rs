@@ -48,3 +48,19 @@ fn deliveries_are_stored_and_fetched_by_osci() {
         assert!(line[rate].as_f64().unwrap() > 0.0, "{line}");
     }
 }
+
+#[test]
+fn pages_of_the_console_are_measured_beside_a_small_store() {
+    let disk = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_console"))
+        .args(["--messages", "6000", "--few", "600", "--requests", "3", "--disk"])
+        .arg(disk.path())
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    let line: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    for figure in ["slowest_ms", "worst_ratio"] {
+        assert!(line[figure].as_f64().unwrap() > 0.0, "{line}");
+    }
+}
