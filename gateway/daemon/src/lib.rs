@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod operator;
 mod osci;
 pub mod party;
+pub mod probe;
 pub mod service;
 mod system;
 mod vitals;

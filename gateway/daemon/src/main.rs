@@ -11,6 +11,7 @@ use amtsbote::demo::{self, DemoOptions};
 use amtsbote::doctor::DoctorArguments;
 use amtsbote::operator::{CommandError, OperatorCommand};
 use amtsbote::party::{MailboxArguments, SubmitArguments};
+use amtsbote::probe::HealthArguments;
 use amtsbote::{Gateway, StartError, SystemClock, service};
 use amtsbote_certs::{Folder, KeyKind, Purpose};
 use amtsbote_core::port::Clock as _;
@@ -97,6 +98,8 @@ enum Command {
     /// Commands of operators, which ask a running gateway
     #[command(flatten)]
     Operator(OperatorCommand),
+    /// Ask whether the gateway on this host is ready; for health checks of containers
+    Health(HealthArguments),
     /// Make a one-time link that signs a browser in to the console of the gateway that runs on this host
     ConsoleLink(ConsoleLinkArguments),
     /// Print completions for a shell
@@ -181,6 +184,7 @@ fn main() -> ExitCode {
             Ok(link) => print(format!("{link}\n").as_bytes()),
             Err(error) => fail(error.exit_code(), &error.into()),
         },
+        Command::Health(arguments) => with_runtime(run_command(arguments.run())),
         Command::Submit(arguments) => with_runtime(run_command(arguments.run())),
         Command::Mailbox(arguments) => with_runtime(run_command(arguments.run())),
         Command::Operator(command) => with_runtime(run_command(command.run())),

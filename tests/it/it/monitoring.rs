@@ -65,8 +65,19 @@ fn every_alert_has_a_test_and_a_runbook_and_uses_metrics_that_are_documented() {
         assert!(page == "README.md" || books.contains(&format!("docs/runbooks/{page}")), "{page}");
     }
     let documented = metrics_in(&read("docs/operate.md"));
-    let used = metrics_in(&rules);
-    assert!(used.is_subset(&documented), "{:?}", used.difference(&documented));
+    let dashboards = ["overview", "destination", "node"]
+        .map(|name| read(&format!("docker/grafana/dashboards/{name}.json")));
+    for text in dashboards.iter().chain([&rules]) {
+        let used = metrics_in(text);
+        assert!(!used.is_empty() && used.is_subset(&documented), "{:?}", used.difference(&documented));
+    }
+    for dashboard in &dashboards {
+        let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+        assert!(dashboard["uid"].as_str().is_some_and(|uid| uid.starts_with("amtsbote-")), "{dashboard}");
+    }
+    let shown: BTreeSet<String> = dashboards.iter().flat_map(|text| metrics_in(text)).collect();
+    let alerted = metrics_in(&rules);
+    assert!(alerted.is_subset(&shown), "alerts on what no dashboard shows: {:?}", alerted.difference(&shown));
 }
 
 /// A lab whose department gets everything into a folder that is not there.
