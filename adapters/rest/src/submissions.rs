@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use amtsbote_core::account::Role;
-use amtsbote_core::delivery::Delivery;
+use amtsbote_core::delivery::{Delivery, SHOWN_STATES};
 use amtsbote_core::id::MessageId;
 use amtsbote_core::intake::{Admission, Submission, Target, UnusableCertificate};
 use amtsbote_core::key::{IdempotencyKey, PartyId};
@@ -255,6 +255,10 @@ pub(crate) async fn list(
     let case_id = query.case_id.map(|text| text.parse().map_err(|_| malformed("caseId"))).transpose()?;
     let after =
         query.cursor.map(|text| text.parse().map(Cursor).map_err(|_| malformed("cursor"))).transpose()?;
+    // A state that does not exist would be an empty list, which looks like an answer.
+    if query.state.as_deref().is_some_and(|state| !SHOWN_STATES.contains(&state)) {
+        return Err(malformed("state"));
+    }
     let limit = query.limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(malformed("limit"));

@@ -11,6 +11,7 @@ mod durability;
 mod dvdv_interface;
 mod folder;
 mod large;
+mod least_knowledge;
 mod lifecycle;
 mod monitoring;
 mod operators;
