@@ -210,8 +210,7 @@ impl From<Damaged> for Fault {
 
 /// Opens the projection and keeps it up to date until the end.
 fn project(folder: &Path, inner: &Inner) -> Result<(), Fault> {
-    let blocks = Arc::new(open(folder)?);
-    let worked = follow(&blocks, inner);
+    let worked = open(folder).and_then(|blocks| follow(&Arc::new(blocks), inner));
     // What cannot be read is of no use to anybody; it is built anew.
     if let Err(Fault::Blocks(BlockError::Damaged(_))) = &worked {
         std::fs::remove_dir_all(folder)?;
@@ -404,7 +403,7 @@ impl Inner {
         let mut until = cursor.map_or(before, |Cursor(id)| before.min(*id.as_bytes()));
         let mut found = Vec::new();
         while until > from
-            && let Some((first, bytes)) = blocks.below(&until)?
+            && let Some((first, bytes)) = blocks.below(&until, &facets)?
         {
             let view = View::new(&bytes)?;
             for number in view.having_all(&facets).into_iter().rev() {

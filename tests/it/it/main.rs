@@ -18,6 +18,7 @@ mod operators;
 mod packaging;
 mod round_trip;
 mod routing;
+mod tutorial;
 mod webhook;
 mod xta;
 mod xta_peers;

@@ -1,7 +1,8 @@
 //! One block of the search: up to some thousand messages with neighbouring ids, read and written as a whole.
 //!
 //! ```text
-//! magic and version, 8 bytes       number of facets, u32      number of rows, u32
+//! magic and version, 8 bytes       number of facets, of rows, bytes of the summary, u32 each
+//! summary                          a Bloom filter over the facets
 //! facets, ascending                hash u64, number of the row u32
 //! rows, ascending                  id 16 bytes, length of the text u32
 //! texts                            code, 0, detail of what went wrong last; empty if nothing did
@@ -18,6 +19,12 @@ use sha2::{Digest as _, Sha256};
 pub(super) type Id = [u8; 16];
 
 const MAGIC: [u8; 8] = *b"AMBSRCH1";
+/// Bytes in front of the summary.
+const HEAD: usize = 20;
+/// Bits of a summary for each facet that is different from the others; one in a hundred blocks is then read in vain.
+const BITS: usize = 10;
+/// Bits that stand for one facet.
+const PROBES: u64 = 7;
 /// Bytes of a facet with the number of its row.
 const ENTRY: usize = 12;
 /// Bytes of an id with the length of its text.
@@ -73,12 +80,45 @@ impl Row {
     }
 }
 
+/// Tells which facets a block certainly does not have. A Bloom filter; the facets are hashes already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Summary(Box<[u8]>);
+
+impl Summary {
+    /// Of facets that are sorted.
+    fn of(facets: &[(u64, u32)]) -> Self {
+        let mut different: Vec<u64> = facets.iter().map(|(facet, _)| *facet).collect();
+        different.dedup();
+        let mut summary = Self(vec![0; (different.len() * BITS).div_ceil(8).max(1)].into());
+        for facet in different {
+            for bit in summary.bits(facet) {
+                summary.0[bit / 8] |= 1 << (bit % 8);
+            }
+        }
+        summary
+    }
+
+    fn bits(&self, facet: u64) -> impl Iterator<Item = usize> + use<> {
+        let (count, step) = (self.0.len() as u64 * 8, facet.rotate_left(32) | 1);
+        (0..PROBES).map(move |probe| {
+            let bit = facet.wrapping_add(step.wrapping_mul(probe)) % count;
+            usize::try_from(bit).unwrap_or(0)
+        })
+    }
+
+    /// Whether a block may have a message with all facets.
+    pub(super) fn may_have(&self, facets: &[u64]) -> bool {
+        facets.iter().all(|facet| self.bits(*facet).all(|bit| self.0[bit / 8] & (1 << (bit % 8)) != 0))
+    }
+}
+
 /// The messages of a block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Block(pub(super) BTreeMap<Id, Row>);
 
 impl Block {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// Bytes of the file, and its summary.
+    pub(super) fn encode(&self) -> (Vec<u8>, Summary) {
         let mut facets: Vec<(u64, u32)> = Vec::new();
         let mut rows = Vec::with_capacity(self.0.len() * ROW);
         let mut texts = Vec::new();
@@ -90,10 +130,12 @@ impl Block {
             texts.extend_from_slice(text.as_bytes());
         }
         facets.sort_unstable();
+        let summary = Summary::of(&facets);
         let mut bytes = MAGIC.to_vec();
-        for count in [facets.len(), self.0.len()] {
+        for count in [facets.len(), self.0.len(), summary.0.len()] {
             bytes.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
         }
+        bytes.extend_from_slice(&summary.0);
         for (facet, number) in facets {
             bytes.extend_from_slice(&facet.to_le_bytes());
             bytes.extend_from_slice(&number.to_le_bytes());
@@ -102,7 +144,7 @@ impl Block {
         bytes.extend(texts);
         let check = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&check.to_le_bytes());
-        bytes
+        (bytes, summary)
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
@@ -122,6 +164,7 @@ impl Block {
 
 /// Reads a block without taking it apart.
 pub(super) struct View<'a> {
+    summary: &'a [u8],
     facets: &'a [u8],
     rows: &'a [u8],
     texts: &'a [u8],
@@ -140,8 +183,10 @@ impl<'a> View<'a> {
         if !body.starts_with(&MAGIC) || crc32c::crc32c(body) != u32::from_le_bytes(*check) {
             return Err(Damaged);
         }
-        let (facets, rows) = (u32_at(body, 8).ok_or(Damaged)?, u32_at(body, 12).ok_or(Damaged)?);
-        let (facets, rest) = body[16..].split_at_checked(facets * ENTRY).ok_or(Damaged)?;
+        let count = |at| u32_at(body, at).ok_or(Damaged);
+        let (facets, rows, summary) = (count(8)?, count(12)?, count(16)?);
+        let (summary, rest) = body[HEAD..].split_at_checked(summary).ok_or(Damaged)?;
+        let (facets, rest) = rest.split_at_checked(facets * ENTRY).ok_or(Damaged)?;
         let (rows, texts) = rest.split_at_checked(rows * ROW).ok_or(Damaged)?;
         let mut begin = 0;
         let begins = rows.chunks_exact(ROW).map(|row| {
@@ -149,7 +194,11 @@ impl<'a> View<'a> {
             begin += u32_at(row, 16).unwrap_or(0);
             here
         });
-        Ok(Self { begins: begins.collect(), facets, rows, texts })
+        Ok(Self { summary, begins: begins.collect(), facets, rows, texts })
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        Summary(self.summary.into())
     }
 
     pub(super) fn count(&self) -> usize {
@@ -231,10 +280,11 @@ mod tests {
 
     #[test]
     fn a_block_reads_back_and_damage_is_noticed() {
-        let bytes = block().encode();
+        let (bytes, summary) = block().encode();
         assert_eq!(Block::decode(&bytes), Ok(block()));
+        assert_eq!(View::new(&bytes).unwrap().summary(), summary);
         assert!(block().0[&[0; 16]].failure.as_ref().is_some_and(|failure| failure.detail.len() <= DETAIL));
-        assert_eq!(Block::decode(&Block::default().encode()), Ok(Block::default()));
+        assert_eq!(Block::decode(&Block::default().encode().0), Ok(Block::default()));
         for place in 0..bytes.len() {
             let mut hurt = bytes.clone();
             hurt[place] ^= 4;
@@ -244,8 +294,20 @@ mod tests {
     }
 
     #[test]
+    fn a_summary_forgets_nothing_and_rules_most_out() {
+        let case = |n: u32| hash(&(Facet::Case, n.to_string()));
+        let mut facets: Vec<(u64, u32)> = (0..4_000).map(|n| (case(n), n)).collect();
+        facets.sort_unstable();
+        let summary = Summary::of(&facets);
+        assert!((0..4_000).all(|n| summary.may_have(&[case(n)])) && summary.may_have(&[]));
+        let mistaken = (4_000..14_000).filter(|n| summary.may_have(&[case(*n)])).count();
+        assert!(mistaken < 300, "{mistaken} of 10000");
+        assert!(!Summary::of(&[]).may_have(&[case(1)]));
+    }
+
+    #[test]
     fn rows_are_found_by_all_facets() {
-        let bytes = block().encode();
+        let bytes = block().encode().0;
         let view = View::new(&bytes).unwrap();
         let hashes = |facets: &[(Facet, &str)]| {
             facets.iter().map(|(facet, text)| hash(&(*facet, (*text).to_owned()))).collect::<Vec<_>>()

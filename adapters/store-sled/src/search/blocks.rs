@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use super::block::{Block, Damaged, Id, Row};
+use super::block::{Block, Damaged, Id, Row, Summary, View};
 use crate::frame::Position;
 
 /// Messages of a block before the next one begins. A block is read and written as a whole.
@@ -19,30 +19,30 @@ pub(super) enum BlockError {
     Damaged(#[from] Damaged),
 }
 
-/// All blocks, by the first id each may hold.
+/// All blocks, by the first id each may hold. In memory are only their summaries, a byte or two for each message.
 pub(super) struct Blocks {
     folder: PathBuf,
-    first_ids: RwLock<Vec<Id>>,
+    summaries: RwLock<BTreeMap<Id, Summary>>,
 }
 
 /// What is to become of messages: their rows, or nothing.
 pub(super) type Changes = BTreeMap<Id, Option<Row>>;
 
 impl Blocks {
-    /// Opens or creates them. Contents are checked when they are read.
-    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+    /// Opens or creates them. Reads all of them once.
+    pub(super) fn open(folder: &Path) -> Result<Self, BlockError> {
         std::fs::create_dir_all(folder)?;
-        let mut first_ids = Vec::new();
+        let mut summaries = BTreeMap::new();
         for entry in std::fs::read_dir(folder)? {
-            let name = entry?.file_name();
+            let entry = entry?;
+            let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.strip_suffix(".block"));
             let mut bytes = Id::default();
             if id.is_some_and(|id| hex::decode_to_slice(id, &mut bytes).is_ok()) {
-                first_ids.push(bytes);
+                summaries.insert(bytes, View::new(&std::fs::read(entry.path())?)?.summary());
             }
         }
-        first_ids.sort_unstable();
-        Ok(Self { folder: folder.to_owned(), first_ids: RwLock::new(first_ids) })
+        Ok(Self { folder: folder.to_owned(), summaries: RwLock::new(summaries) })
     }
 
     fn path(&self, first: &Id) -> PathBuf {
@@ -58,23 +58,23 @@ impl Blocks {
         }
     }
 
-    /// Bytes of the block with the last ids below one; `None` if there are no more. Blocks that follow hold ids below the returned one.
-    pub(super) fn below(&self, until: &Id) -> io::Result<Option<(Id, Vec<u8>)>> {
+    /// Bytes of the block with the last ids below one that may have a message with all facets; `None` if there is none. What is looked for further has
+    /// ids below the returned one.
+    pub(super) fn below(&self, until: &Id, facets: &[u64]) -> io::Result<Option<(Id, Vec<u8>)>> {
         // Held while reading: what is split meanwhile would be missed.
-        let first_ids = self.first_ids.read().unwrap_or_else(PoisonError::into_inner);
-        let place = first_ids.partition_point(|first| first < until);
-        let Some(first) = place.checked_sub(1).map(|place| first_ids[place]) else { return Ok(None) };
-        Ok(Some((first, std::fs::read(self.path(&first))?)))
+        let summaries = self.summaries.read().unwrap_or_else(PoisonError::into_inner);
+        let mut before = summaries.range(..*until).rev();
+        let Some((first, _)) = before.find(|(_, summary)| summary.may_have(facets)) else { return Ok(None) };
+        Ok(Some((*first, std::fs::read(self.path(first))?)))
     }
 
     /// Writes changes, then the position up to which everything is complete. Nothing is synced.
     pub(super) fn apply(&self, changes: Changes, position: Position) -> Result<(), BlockError> {
         let mut by_block: BTreeMap<Option<Id>, Changes> = BTreeMap::new();
         {
-            let first_ids = self.first_ids.read().unwrap_or_else(PoisonError::into_inner);
+            let summaries = self.summaries.read().unwrap_or_else(PoisonError::into_inner);
             for (id, row) in changes {
-                let place = first_ids.partition_point(|first| *first <= id);
-                let block = place.checked_sub(1).map(|place| first_ids[place]);
+                let block = summaries.range(..=id).next_back().map(|(first, _)| *first);
                 by_block.entry(block).or_default().insert(id, row);
             }
         }
@@ -103,21 +103,20 @@ impl Blocks {
             return Ok(());
         }
         let rows: Vec<(Id, Row)> = block.0.into_iter().collect();
-        let mut first_ids = self.first_ids.write().unwrap_or_else(PoisonError::into_inner);
+        let mut summaries = self.summaries.write().unwrap_or_else(PoisonError::into_inner);
         if rows.is_empty() {
             if let Some(first) = first {
                 std::fs::remove_file(self.path(&first))?;
-                first_ids.retain(|one| *one != first);
+                summaries.remove(&first);
             }
             return Ok(());
         }
         for (number, rows) in rows.chunks(FULL).enumerate() {
             // The first one keeps its name, so that it still takes what comes before its first message.
             let name = first.filter(|_| number == 0).unwrap_or(rows[0].0);
-            self.replace(&self.path(&name), &Block(rows.iter().cloned().collect()).encode())?;
-            if let Err(place) = first_ids.binary_search(&name) {
-                first_ids.insert(place, name);
-            }
+            let (bytes, summary) = Block(rows.iter().cloned().collect()).encode();
+            self.replace(&self.path(&name), &bytes)?;
+            summaries.insert(name, summary);
         }
         Ok(())
     }
@@ -156,7 +155,7 @@ mod tests {
 
     fn all(blocks: &Blocks) -> Vec<(Id, Row)> {
         let (mut found, mut until) = (Vec::new(), [0xff; 16]);
-        while let Some((first, bytes)) = blocks.below(&until).unwrap() {
+        while let Some((first, bytes)) = blocks.below(&until, &[]).unwrap() {
             found.extend(Block::decode(&bytes).unwrap().0.into_iter().rev());
             until = first;
         }
@@ -173,12 +172,12 @@ mod tests {
             let changes = (from..from + 1_000).map(|n| (id(n), Some(row(n)))).collect();
             blocks.apply(changes, AT).unwrap();
         }
-        assert!(blocks.first_ids.read().unwrap().len() >= 3);
+        assert!(blocks.summaries.read().unwrap().len() >= 3);
         assert_eq!(all(&blocks), (0..10_000).map(|n| (id(n), row(n))).collect::<Vec<_>>());
         let again = Blocks::open(folder.path()).unwrap();
         assert_eq!((again.position().unwrap(), all(&again).len()), (Some(AT), 10_000));
         again.apply((0..10_000).map(|n| (id(n), None)).collect(), AT).unwrap();
-        assert!(all(&again).is_empty() && again.first_ids.read().unwrap().is_empty());
+        assert!(all(&again).is_empty() && again.summaries.read().unwrap().is_empty());
     }
 
     proptest! {
