@@ -123,7 +123,7 @@ fn make(samples: &Acceptances, number: usize) -> anyhow::Result<Acceptance> {
     way.endpoint.address = "amqp://main?queue=q".to_owned();
     let mut acceptance = samples.make(&format!("stored-{number}"), metadata, b"<antrag/>", Some(&way));
     let mut inputs = vec![Input::Sealed(seal())];
-    if number % DEAD == 0 {
+    if number.is_multiple_of(DEAD) {
         inputs.push(Input::StartAttempt { until: noon().checked_add(Duration::from_secs(60))? });
     }
     for input in inputs {

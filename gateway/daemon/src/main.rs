@@ -51,7 +51,6 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one per process")]
 enum Command {
     /// Run the gateway. SIGHUP re-reads accounts, certificates, routing tables and engine.hold; SIGTERM ends it
     Serve {

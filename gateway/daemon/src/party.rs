@@ -66,7 +66,7 @@ impl PartyConnection {
             path.clone().ok_or_else(missing)
         };
         let (url, ca, certificate, key) = match &self.lab {
-            Some(lab) => self.from_lab(lab)?,
+            Some(lab) => self.read_lab(lab)?,
             None => (
                 self.url.clone(),
                 needed(&self.ca, "ca")?,
@@ -86,7 +86,7 @@ impl PartyConnection {
         Ok(Party { client: Client::new(tls, options).map_err(usage)?, url })
     }
 
-    fn from_lab(&self, path: &Path) -> Result<(Url, PathBuf, PathBuf, PathBuf), CommandError> {
+    fn read_lab(&self, path: &Path) -> Result<(Url, PathBuf, PathBuf, PathBuf), CommandError> {
         let failed = |problem: &dyn std::fmt::Display| usage(format!("{}: {problem}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
         let lab: Value = serde_json::from_str(&text).map_err(|error| failed(&error))?;
