@@ -1,4 +1,4 @@
-//! A server of somebody else, over TLS with the certificates of a laboratory.
+//! Servers of somebody else, over TLS with the certificates of a laboratory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +8,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
+
+use crate::{Lab, Options};
 
 /// Serves until the test ends; the base address. `known_clients`: who has no certificate of the laboratory is not let in.
 pub async fn serve_tls(pki: &Path, known_clients: bool, router: Router) -> String {
@@ -41,4 +43,16 @@ pub async fn serve_tls(pki: &Path, known_clients: bool, router: Router) -> Strin
         }
     });
     format!("https://{address}")
+}
+
+/// A laboratory whose department gets everything at an endpoint; the gateway is started separately. `more`: lines of the endpoint's section, and
+/// further sections.
+pub async fn lab_with_endpoint(router: Router, options: Options, more: &str) -> Lab {
+    let lab = Lab::prepare(Options { channel: "webhook://office".to_owned(), ..options }).await;
+    let url = serve_tls(&lab.path("pki"), false, router).await;
+    std::fs::write(lab.path("hook.secret"), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
+    lab.write_configuration(&format!(
+        "[webhooks.office]\nurl = \"{url}/hooks\"\nca = [\"pki/ca.pem\"]\nsecret_file = \"hook.secret\"\n{more}"
+    ));
+    lab
 }

@@ -1,6 +1,6 @@
 //! What people write stays where it belongs (promise P9): planted words appear in no log line, no metric and no error answer.
 
-use amtsbote_it::endpoint::serve_tls;
+use amtsbote_it::endpoint::lab_with_endpoint;
 use amtsbote_it::{Lab, Options, eventually, part, text};
 use axum::http::StatusCode;
 use reqwest::Method;
@@ -22,14 +22,9 @@ fn metadata() -> Value {
 
 /// A gateway that logs everything it can, whose department refuses what it gets and says so with a planted word.
 async fn talkative() -> Lab {
-    let mut lab =
-        Lab::prepare(Options { channel: "webhook://office".to_owned(), ..Options::default() }).await;
     let refuse = || std::future::ready((StatusCode::UNPROCESSABLE_ENTITY, format!("{PLANTED} in an answer")));
-    let url = serve_tls(&lab.path("pki"), false, axum::Router::new().fallback(refuse)).await;
-    std::fs::write(lab.path("hook.secret"), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
-    lab.write_configuration(&format!(
-        "[webhooks.office]\nurl = \"{url}/hooks\"\nca = [\"pki/ca.pem\"]\nsecret_file = \"hook.secret\"\nformat = \"multipart\"\n"
-    ));
+    let router = axum::Router::new().fallback(refuse);
+    let mut lab = lab_with_endpoint(router, Options::default(), "format = \"multipart\"\n").await;
     let text = std::fs::read_to_string(lab.path("amtsbote.toml")).unwrap();
     let text = text.replace("level = \"info\"", "level = \"debug\"");
     let text = text.replace("[\"ags:07315000\"]", &format!("[\"ags:07315000\", \"plan:{PLANTED}\"]"));

@@ -1,10 +1,13 @@
 //! What is shipped for monitoring fits what the gateway says: metrics, alert rules, runbooks.
 
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use amtsbote_it::endpoint::lab_with_endpoint;
 use amtsbote_it::{Lab, METADATA, Options, run};
 use axum::http::StatusCode;
 use dvdv_mock::{Fault, FaultRule};
@@ -169,4 +172,46 @@ async fn a_full_disk_and_an_old_certificate_can_be_seen() {
     );
     lab.start_gateway().await;
     until(&lab, "amtsbote_certificate_expiry_seconds{role=\"server\"}", |left| left < 7.0 * 86_400.0).await;
+}
+
+/// What the shim does to a gateway: moves its clock, and makes each sync longer. The gateway has the file in memory, so it is written in place.
+fn play(control: &Path, clock: Duration, sync: Duration) {
+    let numbers = [clock.as_nanos(), sync.as_micros(), 0].map(|n| u64::try_from(n).unwrap().to_ne_bytes());
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(control).unwrap();
+    file.write_all_at(&numbers.concat(), 0).unwrap();
+}
+
+#[tokio::test]
+async fn great_ages_slow_commits_and_dead_letters_can_be_seen() {
+    let refuse = || std::future::ready(StatusCode::UNPROCESSABLE_ENTITY);
+    let router = axum::Router::new().fallback(refuse);
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control");
+    let shim = |name: &str, value: &Path| format!("{name}={}", value.display());
+    let wrapper = vec![
+        "env".to_owned(),
+        shim("LD_PRELOAD", &amtsbote_it::binary("libamtsbote_torture_shim.so")),
+        shim("AMTSBOTE_SHIM_ROOT", folder.path()),
+        shim("AMTSBOTE_SHIM_LOG", &folder.path().join("shim.log")),
+        shim("AMTSBOTE_SHIM_CONTROL", &control),
+    ];
+    let options = Options { wrapper, store: Some(folder.path().join("store")), ..Options::default() };
+    let mut lab = lab_with_endpoint(router, options, "").await;
+    play(&control, Duration::ZERO, Duration::ZERO);
+    lab.start_gateway().await;
+    let portal = lab.client("portal");
+    portal.submit("1", METADATA, b"<antrag/>").await;
+    until(&lab, "amtsbote_dead_lettered_total", |dead| dead > 0.0).await;
+    // The notice to the sender lies in a mailbox, and nobody comes for a day.
+    until(&lab, "amtsbote_queue_oldest_seconds", |age| age > 0.0).await;
+    play(&control, Duration::from_secs(25 * 3600), Duration::ZERO);
+    until(&lab, "amtsbote_queue_oldest_seconds", |age| age > 86_400.0).await;
+    play(&control, Duration::from_secs(25 * 3600), Duration::from_millis(600));
+    for key in ["2", "3", "4"] {
+        portal.submit(key, METADATA, b"<antrag/>").await;
+    }
+    let (_, text) = lab.telemetry("/metrics").await;
+    let commits = |begins: &str| value(&text, &format!("amtsbote_store_commit_seconds_{begins}")).unwrap();
+    let slow = commits("count") - commits("bucket{le=\"0.5\"}");
+    assert!(slow >= 3.0, "{text}");
 }

@@ -5,7 +5,7 @@ use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use amtsbote_it::endpoint::serve_tls;
+use amtsbote_it::endpoint::lab_with_endpoint;
 use amtsbote_it::{Lab, METADATA, Options, binary, eventually};
 use axum::http::StatusCode;
 
@@ -38,19 +38,14 @@ fn shell(lab: &Lab, commands: &str, id: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_a_failing_destination_to_a_delivered_message_with_the_command_line() {
-    let mut lab =
-        Lab::prepare(Options { channel: "webhook://office".to_owned(), ..Options::default() }).await;
     let repaired = Arc::new(AtomicBool::new(false));
     let works = Arc::clone(&repaired);
     let answer = move || {
         let works = works.load(Ordering::Relaxed);
         std::future::ready(if works { StatusCode::NO_CONTENT } else { StatusCode::UNPROCESSABLE_ENTITY })
     };
-    let url = serve_tls(&lab.path("pki"), false, axum::Router::new().fallback(answer)).await;
-    std::fs::write(lab.path("hook.secret"), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
-    lab.write_configuration(&format!(
-        "[webhooks.office]\nurl = \"{url}/hooks\"\nca = [\"pki/ca.pem\"]\nsecret_file = \"hook.secret\"\n"
-    ));
+    let router = axum::Router::new().fallback(answer);
+    let mut lab = lab_with_endpoint(router, Options::default(), "").await;
     lab.start_gateway().await;
     let id = lab.client("portal").submit("k1", METADATA, b"<antrag/>").await;
     let becomes = async |state: &str| {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use amtsbote_it::endpoint::serve_tls;
+use amtsbote_it::endpoint::lab_with_endpoint;
 use amtsbote_it::{Lab, METADATA, OFFICE, Options, part, soon, text};
 use amtsbote_ui::{input, link, play};
 use axum::http::StatusCode;
@@ -20,20 +20,13 @@ struct Broken {
 }
 
 async fn broken() -> Broken {
-    let options = Options { channel: "webhook://office".to_owned(), ..Options::default() };
-    let mut lab = Lab::prepare(options).await;
     let repaired = Arc::new(AtomicBool::new(false));
     let works = Arc::clone(&repaired);
     let router = axum::Router::new().fallback(move || {
         let works = works.load(Ordering::Relaxed);
         std::future::ready(answer(works))
     });
-    let url = serve_tls(&lab.path("pki"), false, router).await;
-    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n";
-    std::fs::write(lab.path("hook.secret"), secret).unwrap();
-    lab.write_configuration(&format!(
-        "[webhooks.office]\nurl = \"{url}/hooks\"\nca = [\"pki/ca.pem\"]\nsecret_file = \"hook.secret\"\n"
-    ));
+    let mut lab = lab_with_endpoint(router, Options::default(), "").await;
     lab.start_gateway().await;
     Broken { lab, repaired }
 }
