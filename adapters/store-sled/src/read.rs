@@ -19,7 +19,7 @@ pub(crate) fn garbled(error: keys::Garbled) -> StoreError {
 }
 
 /// A sector the disk cannot read is damage of what lies there, not of the store.
-fn readable<T>(read: io::Result<Option<T>>) -> io::Result<Option<T>> {
+pub(crate) fn readable<T>(read: io::Result<Option<T>>) -> io::Result<Option<T>> {
     match read {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => Ok(None),
         other => other,

@@ -241,10 +241,18 @@ mod tests {
         samples
     }
 
+    /// A store that does not look for itself while somebody takes rows away.
+    fn unwatched(folder: &std::path::Path) -> SledStore {
+        crate::make_folders(folder).unwrap();
+        let (lock, options) = (crate::take_lock(folder).unwrap(), StoreOptions::default());
+        let (running, _) = crate::bring_up(folder, &options, false).unwrap();
+        SledStore::new(folder, lock, options, running, false).unwrap()
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn every_row_that_is_lost_is_named_and_comes_back() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = open(folder.path(), StoreOptions::default()).unwrap();
+        let store = unwatched(folder.path());
         fill(&store).await;
         assert_eq!(store.scrub().unwrap().lost, Vec::<String>::new());
         let rows = store.parts.inner().unwrap().index.scan(b"", b"~", 1_000).unwrap();

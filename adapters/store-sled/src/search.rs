@@ -24,7 +24,7 @@ use serde::Deserialize;
 
 use crate::committer::index_failed;
 use crate::frame::{Found as Place, FrameKind, Position};
-use crate::read::garbled;
+use crate::read::{garbled, readable};
 use crate::record::{ChangeRecord, Forgotten, ForgottenRecord, decode_changes};
 use crate::segment::SEGMENT;
 use crate::store::Inner;
@@ -33,15 +33,17 @@ use block::{Damaged, Id, Row, View, hash};
 use blocks::{BlockError, Blocks, Changes};
 
 /// Messages brought up to date in one go; a block is written once for all of its own among them.
-const BATCH: usize = 4_096;
+const BATCH: usize = 1_024;
 /// Frames read in one go.
-const FRAMES: usize = 4_096;
+const FRAMES: usize = 1_024;
 /// The journal is looked at so often when nobody searches.
 const LOOK: Duration = Duration::from_millis(250);
 /// Wait after a fault.
 const AFTER_A_FAULT: Duration = Duration::from_secs(5);
 /// Whoever searches waits for so much of the journal, which takes a moment; what lags further is said to lag.
 const WAIT_FOR: u64 = 4 << 20;
+/// Nobody waits longer.
+const WAIT_LONGEST: Duration = Duration::from_secs(5);
 /// How long one call looks.
 const LOOK_FOR: Duration = Duration::from_millis(100);
 /// Position of everything.
@@ -87,6 +89,12 @@ impl Projection {
         !state.ended
     }
 
+    /// Rests after a fault, unless the store ends.
+    fn rest(&self) {
+        let going_on = |state: &mut State| !state.ended;
+        drop(self.changed.wait_timeout_while(self.state(), AFTER_A_FAULT, going_on));
+    }
+
     fn has_ended(&self) -> bool {
         self.state().ended
     }
@@ -125,19 +133,26 @@ impl Projection {
         self.changed.notify_all();
     }
 
-    /// Blocks that know everything before a position, if they are near; otherwise as they are.
-    fn blocks_at(&self, target: Position) -> Option<(Arc<Blocks>, Position)> {
+    /// Waits until everything before a position is known, if it is near, and not for ever.
+    fn wait_for(&self, target: Position) {
+        let begun = Instant::now();
         let mut state = self.state();
         loop {
             let position = state.position.unwrap_or(BEGINNING);
-            let waits = !state.faulty && !state.ended && distance(position, target) <= WAIT_FOR;
-            if position >= target || !waits {
-                return state.blocks.clone().map(|blocks| (blocks, position));
+            let near = !state.faulty && !state.ended && distance(position, target) <= WAIT_FOR;
+            if position >= target || !near || begun.elapsed() >= WAIT_LONGEST {
+                return;
             }
             state.wanted = true;
             self.changed.notify_all();
             state = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// The blocks as they are, and how far that is.
+    fn blocks(&self) -> Option<(Arc<Blocks>, Position)> {
+        let state = self.state();
+        Some((Arc::clone(state.blocks.as_ref()?), state.position.unwrap_or(BEGINNING)))
     }
 }
 
@@ -170,11 +185,12 @@ pub(crate) fn start(root: &Path, inner: Arc<Inner>) -> io::Result<JoinHandle<()>
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "The search stops for a moment.");
                     inner.search.fail();
-                    inner.search.pause(AFTER_A_FAULT);
+                    inner.search.rest();
                 }
             }
         }
-        close(&folder, inner.search.state().blocks.take());
+        let blocks = inner.search.state().blocks.take();
+        close(&folder, blocks);
     })
 }
 
@@ -210,10 +226,10 @@ impl From<Damaged> for Fault {
 
 /// Opens the projection and keeps it up to date until the end.
 fn project(folder: &Path, inner: &Inner) -> Result<(), Fault> {
-    let worked = open(folder).and_then(|blocks| follow(&Arc::new(blocks), inner));
+    let worked = open(folder, inner).and_then(|blocks| follow(&Arc::new(blocks), inner));
     // What cannot be read is of no use to anybody; it is built anew.
     if let Err(Fault::Blocks(BlockError::Damaged(_))) = &worked {
-        std::fs::remove_dir_all(folder)?;
+        Blocks::discard(folder)?;
     }
     worked
 }
@@ -247,8 +263,18 @@ fn follow(blocks: &Arc<Blocks>, inner: &Inner) -> Result<(), Fault> {
         let mut changes = Changes::new();
         for id in ids {
             changes.insert(*id.as_bytes(), now(inner, id)?);
+            if inner.search.has_ended() {
+                return Ok(());
+            }
         }
-        blocks.apply(changes, next)?;
+        match blocks.apply(changes, next) {
+            // What is there can be searched all the same.
+            Err(BlockError::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                inner.search.rest();
+                continue;
+            }
+            applied => applied?,
+        }
         position = next;
         inner.search.reach(position);
     }
@@ -259,22 +285,25 @@ fn mark(folder: &Path) -> PathBuf {
     folder.with_extension("open")
 }
 
-fn open(folder: &Path) -> Result<Blocks, Fault> {
+fn open(folder: &Path, inner: &Inner) -> Result<Blocks, Fault> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let open_since = std::fs::read_to_string(mark(folder)).ok();
     // What a killed process wrote is there as long as the system runs; after a power cut nobody knows.
-    let trusted = open_since.is_none_or(|since| !boot.is_empty() && since == boot);
-    std::fs::write(mark(folder), boot)?;
+    let trusted = match std::fs::read_to_string(mark(folder)) {
+        Ok(since) => !boot.is_empty() && since == boot,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
     if !trusted && folder.exists() {
         tracing::warn!("The search is built anew from the journal.");
-        std::fs::remove_dir_all(folder)?;
+        Blocks::discard(folder)?;
     }
-    Ok(Blocks::open(folder)?)
+    std::fs::write(mark(folder), boot)?;
+    Ok(Blocks::open(folder, || inner.search.has_ended())?)
 }
 
+/// Makes everything durable. Without blocks nobody knows what is, and the mark stays.
 fn close(folder: &Path, blocks: Option<Arc<Blocks>>) {
-    let closed =
-        blocks.map_or(Ok(()), |blocks| blocks.sync()).and_then(|()| std::fs::remove_file(mark(folder)));
+    let Some(blocks) = blocks else { return };
+    let closed = blocks.sync().and_then(|()| std::fs::remove_file(mark(folder)));
     if let Err(error) = closed {
         let error = &error as &dyn std::error::Error;
         tracing::debug!(error, "The search was not synced.");
@@ -286,7 +315,7 @@ fn spoken_of(inner: &Inner, from: Position, end: Position) -> Result<(Vec<Messag
     let (mut ids, mut at, mut frames) = (Vec::new(), from, 0);
     while at < end && ids.len() < BATCH && frames < FRAMES {
         frames += 1;
-        match inner.folder.read(at)? {
+        match readable(inner.folder.read(at))? {
             Some((header, body)) => {
                 ids.extend(ids_of(header.kind, &body));
                 at.offset += header.frame_length();
@@ -301,7 +330,11 @@ fn spoken_of(inner: &Inner, from: Position, end: Position) -> Result<(Vec<Messag
 
 /// Where the journal goes on behind a damaged place, the end of a segment, or a segment that has gone.
 fn next_place(inner: &Inner, at: Position, end: Position) -> Result<Position, Fault> {
-    if let Ok(bytes) = inner.folder.bytes(at.segment)
+    let bytes = match readable(inner.folder.bytes(at.segment).map(Some)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        read => read?,
+    };
+    if let Some(bytes) = bytes
         && let Place::Damage { next: Some(next) } = inner.folder.at(&bytes, at.offset)?
     {
         return Ok(Position { offset: next, ..at });
@@ -367,6 +400,13 @@ impl Inner {
         distance(self.search.position(), end)
     }
 
+    /// Waits for the search to know what is committed now, if that takes a moment. Blocks; reads nothing.
+    pub(crate) fn await_search(&self) {
+        if let Ok(Some(end)) = self.index.reached() {
+            self.search.wait_for(end);
+        }
+    }
+
     pub(crate) fn search(
         &self,
         search: &Search,
@@ -374,7 +414,7 @@ impl Inner {
         limit: usize,
     ) -> Result<SearchPage, StoreError> {
         let end = self.index.reached().map_err(index_failed)?.unwrap_or(BEGINNING);
-        let Some((blocks, position)) = self.search.blocks_at(end) else {
+        let Some((blocks, position)) = self.search.blocks() else {
             return Ok(SearchPage { behind: distance(BEGINNING, end), ..SearchPage::default() });
         };
         let behind = distance(position, end);
@@ -402,6 +442,8 @@ impl Inner {
         let from = search.since.map_or([0; 16], MessageId::first_bytes_at);
         let mut until = cursor.map_or(before, |Cursor(id)| before.min(*id.as_bytes()));
         let mut found = Vec::new();
+        // Each call gets on by one row or block at least.
+        let mut got_on = false;
         while until > from
             && let Some((first, bytes)) = blocks.below(&until, &facets)?
         {
@@ -414,17 +456,17 @@ impl Inner {
                 if id < from {
                     return Ok((found, None));
                 }
-                if found.len() == limit || begun.elapsed() >= LOOK_FOR {
+                if found.len() == limit || (got_on && begun.elapsed() >= LOOK_FOR) {
                     return Ok((found, Some(Cursor(MessageId::from_bytes(until)))));
                 }
-                until = id;
+                (until, got_on) = (id, true);
                 let failure = view.failure(number).ok_or(Damaged)?;
                 if search.speaks_of(failure.as_ref()) {
                     found.extend(self.as_it_stands(search, id, failure)?);
                 }
             }
             // Everything of this block was looked at.
-            until = until.min(first);
+            (until, got_on) = (until.min(first), true);
             if begun.elapsed() >= LOOK_FOR {
                 return Ok((found, Some(Cursor(MessageId::from_bytes(until)))));
             }

@@ -137,10 +137,10 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.inner.search.end();
-        drop(self.projector.take().map(std::thread::JoinHandle::join));
         // The committer may already have ended after a fault; then there is nobody to tell or to wait for.
         drop(self.inner.requests.send(Request::Stop));
         drop(self.committer.take().map(std::thread::JoinHandle::join));
+        drop(self.projector.take().map(std::thread::JoinHandle::join));
     }
 }
 
@@ -636,6 +636,10 @@ impl MessageStore for SledStore {
         limit: usize,
     ) -> Result<SearchPage, StoreError> {
         let search = search.clone();
+        // Waits outside of the readers: what everybody reads must not wait for it.
+        let inner = self.inner()?;
+        let waited = spawn_blocking(move || inner.await_search()).await;
+        waited.map_err(|error| StoreError::Io { doing: "searching", source: io::Error::other(error) })?;
         self.reading(move |inner| inner.search(&search, after, limit)).await
     }
 

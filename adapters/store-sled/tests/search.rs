@@ -53,9 +53,13 @@ async fn it_goes_on_where_it_was() {
 async fn it_is_built_anew_when_it_is_missing_or_garbage_or_of_another_life() {
     let folder = tempfile::tempdir().unwrap();
     let samples = Acceptances::default();
-    let ids = fill(&reopen(folder.path()), 0, &samples).await;
-    let position = r#"{"segment":99,"offset":0}"#;
-    let damages: [&dyn Fn(&Path); 4] = [
+    let store = reopen(folder.path());
+    let ids = fill(&store, 0, &samples).await;
+    assert_eq!(all(&store).await, ids);
+    drop(store);
+    let position = r#"{"position":{"segment":99,"offset":0},"blocks":1}"#;
+    let damages: [&dyn Fn(&Path); 5] = [
+        &|folder| std::fs::remove_file(block(folder)).unwrap(),
         &|folder| std::fs::remove_dir_all(folder.join("search")).unwrap(),
         // The machine went down while it was open: some of it may be missing.
         &|folder| {

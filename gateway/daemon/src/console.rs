@@ -30,14 +30,19 @@ fn path(store: &Path) -> PathBuf {
     store.join("console.json")
 }
 
-/// Makes the secret of this run, and writes it where only the gateway's user can read it.
-///
-/// # Errors
-/// When the file cannot be written.
-pub(crate) fn open(store: &Path, operator: SocketAddr, entropy: &dyn Entropy) -> io::Result<Links> {
+/// Makes the secret of this run, and writes it where only the gateway's user can read it. On a full disk nobody can make links, but certificates sign
+/// in all the same.
+pub(crate) fn open(store: &Path, operator: SocketAddr, entropy: &dyn Entropy) -> Links {
     let mut secret = [0_u8; 32];
     entropy.fill(&mut secret);
     let file = ConsoleFile { url: address(operator), secret: hex::encode(secret) };
+    if let Err(error) = write(store, &file) {
+        tracing::error!(error = &error as &dyn std::error::Error, "No links to the console can be made.");
+    }
+    Links::new(&secret)
+}
+
+fn write(store: &Path, file: &ConsoleFile) -> io::Result<()> {
     let new = store.join("console.json.new");
     // The mode counts for new files only.
     match std::fs::remove_file(&new) {
@@ -45,10 +50,9 @@ pub(crate) fn open(store: &Path, operator: SocketAddr, entropy: &dyn Entropy) ->
         Ok(()) | Err(_) => {}
     }
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    out.write_all(serde_json::to_string(&file)?.as_bytes())?;
+    out.write_all(serde_json::to_string(file)?.as_bytes())?;
     drop(out);
-    std::fs::rename(new, path(store))?;
-    Ok(Links::new(&secret))
+    std::fs::rename(new, path(store))
 }
 
 /// How a browser on this host reaches a listener.

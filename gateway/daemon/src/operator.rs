@@ -544,19 +544,27 @@ async fn pages(
     filter: &[(&'static str, String)],
     limit: usize,
 ) -> Result<Value, CommandError> {
-    let (mut found, mut cursor) = (Vec::new(), None::<String>);
+    let (mut found, mut cursor, mut behind) = (Vec::new(), None::<String>, None);
     while found.len() < limit {
         let mut query = filter.to_vec();
         query.push(("limit", (limit - found.len()).min(1_000).to_string()));
         query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
         let mut page = client.get(path, &query).await?;
         found.extend(page[name].as_array_mut().map(std::mem::take).unwrap_or_default());
+        behind = page.get("behindBytes").cloned();
         match page["next"].as_str() {
             Some(next) => cursor = Some(next.to_owned()),
             None => break,
         }
     }
-    Ok(json!({ name: found, "next": cursor }))
+    let mut answer = json!({ name: found, "next": cursor });
+    if let Some(behind) = behind {
+        if behind != 0 {
+            eprintln!("amtsbote: the search does not know the last {behind} bytes of the journal yet");
+        }
+        answer["behindBytes"] = behind;
+    }
+    Ok(answer)
 }
 
 /// Shows how a bulk operation goes on until it ends.

@@ -723,10 +723,6 @@ impl Gateway {
             telemetry_socket.as_ref().map(|(_, address)| *address),
         );
         if let Some((socket, address)) = operator_socket {
-            let failed = |error: std::io::Error| StartError::Dependency {
-                what: "console".to_owned(),
-                detail: error.to_string(),
-            };
             let (known, asked) = (Arc::clone(&reloadable.accounts), Arc::clone(&reloadable.accounts));
             let console = amtsbote_console::router(ConsolePorts {
                 operations: Arc::clone(&operations),
@@ -734,7 +730,7 @@ impl Gateway {
                 vitals: Arc::clone(&watcher) as _,
                 accounts: Box::new(move || known.load_full()),
                 identify: Box::new(move |peer| amtsbote_rest::authenticate(peer, &asked.load())),
-                links: console::open(&config.store, address, entropy.as_ref()).map_err(failed)?,
+                links: console::open(&config.store, address, entropy.as_ref()),
                 clock: Arc::clone(&clock),
                 entropy: Arc::clone(&entropy),
                 ending: stop.clone(),

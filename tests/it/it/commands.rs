@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use amtsbote_it::{Lab, METADATA, Options, binary, run};
+use amtsbote_it::{Lab, METADATA, Options, binary, eventually, run};
 use serde_json::Value;
 
 fn amtsbote(lab: &Lab, account: &str, arguments: &[&str]) -> Output {
@@ -76,6 +76,7 @@ async fn a_folder_goes_in_and_comes_out_each_document_once() {
     assert!(!out.join("c.refused.json").exists());
     assert_eq!(printed(&submit(&["--metadata", "usual.json"])), "", "nothing is left");
 
+    becomes(&lab, 3, "delivered").await;
     let mailbox = |more: &[&str]| amtsbote(&lab, "department", &[&["mailbox", "in"], more].concat());
     let taken = mailbox(&["--max", "2"]);
     assert_eq!((taken.status.code(), printed(&taken).lines().count()), (Some(0), 3), "{taken:?}");
@@ -85,14 +86,39 @@ async fn a_folder_goes_in_and_comes_out_each_document_once() {
     assert_eq!(std::fs::read(folder.join("attachment-1")).unwrap(), b"first");
     assert_eq!(printed(&mailbox(&[])), "", "everything was acknowledged");
 
-    // One that was cut off between the folder and its acknowledgement.
+    // One that was cut off between the folder and its acknowledgement: the folder is complete, and stays as it is.
     let id = lab.client("portal").submit("k9", METADATA, b"<d/>").await;
     let uuid = id.strip_prefix("urn:uuid:").unwrap();
-    std::fs::create_dir(lab.path("in").join(uuid)).unwrap();
-    std::fs::create_dir(lab.path("in").join(format!("{uuid}.part"))).unwrap();
+    write(&lab.path("in"), &format!("{uuid}/document"), "<d/>");
+    // One that was cut off in between begins anew.
+    let half = lab.client("portal").submit("k10", METADATA, b"<e/>").await;
+    let half = half.strip_prefix("urn:uuid:").unwrap();
+    write(&lab.path("in"), &format!("{half}.part/document"), "<");
+    becomes(&lab, 2, "delivered").await;
     assert_eq!(mailbox(&[]).status.code(), Some(0));
-    let state = lab.client("portal").get(&format!("/v1/submissions/{id}")).await.json["state"].clone();
-    assert_eq!(state, "acknowledged");
+    becomes(&lab, 5, "acknowledged").await;
+    assert_eq!(names(&lab.path("in").join(uuid)), ["document"]);
+    assert_eq!(std::fs::read(lab.path("in").join(half).join("document")).unwrap(), b"<e/>");
+
+    // Where nothing can be written nothing is acknowledged, and others may have it at once.
+    let id = lab.client("portal").submit("k11", METADATA, b"<f/>").await;
+    becomes(&lab, 1, "delivered").await;
+    let uuid = id.strip_prefix("urn:uuid:").unwrap();
+    write(&lab.path("in"), &format!("{uuid}.part"), "in the way");
+    let stopped = mailbox(&[]);
+    assert_eq!(stopped.status.code(), Some(70), "{stopped:?}");
+    std::fs::remove_file(lab.path("in").join(format!("{uuid}.part"))).unwrap();
+    assert_eq!(printed(&mailbox(&[])).lines().count(), 1);
+}
+
+/// Waits until so many of the portal's messages are in a state.
+async fn becomes(lab: &Lab, count: usize, state: &str) {
+    let look = async || {
+        let path = format!("/v1/submissions?state={state}");
+        let listed = lab.client("portal").get(&path).await.json["submissions"].as_array().unwrap().len();
+        (listed == count).then_some(())
+    };
+    eventually(lab, look).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,12 +145,17 @@ async fn what_cannot_be_done_is_said_with_an_exit_code() {
     );
     assert!(nobody.status.code() == Some(75) && said(&nobody).contains("cannot be reached"), "{nobody:?}");
     assert!(lab.path("out/a.xml").exists() && !lab.path("out/a.accepted.json").exists());
+    let latin: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"Antr\xe4ge.xml");
+    std::fs::write(lab.path("out").join(latin), "<a/>").unwrap();
+    let unnamed = amtsbote(&lab, "portal", &["submit", "out"]);
+    assert!(unnamed.status.code() == Some(64) && said(&unnamed).contains("not UTF-8"), "{unnamed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_list_messages_and_watch() {
     let lab = Lab::start(Options::default()).await;
     let id = lab.client("portal").submit("k1", METADATA, b"<antrag/>").await;
+    becomes(&lab, 1, "delivered").await;
     let listed = amtsbote(&lab, "operator", &["messages", "--state", "delivered", "--service", "ozg:10092"]);
     assert!(listed.status.success() && printed(&listed).contains(&id), "{listed:?}");
     let none = amtsbote(&lab, "operator", &["messages", "--case", "other"]);

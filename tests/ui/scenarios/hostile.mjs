@@ -31,6 +31,7 @@ await scenario(async (browser) => {
   await page.getByLabel("Reason").first().fill("<script>alert('reason')</script>");
   await page.getByRole("button", { name: "Hold", exact: true }).click();
   await page.getByText("<script>alert('reason')</script>").first().waitFor();
+  await check(page);
   for (const address of ["/console/messages?id=%3Cscript%3Ealert(1)%3C/script%3E", "/console/messages?since=%3Cscript%3E", "/console/messages?cursor=%22%3E%3Cscript%3E"]) {
     await page.goto(input.base + address);
   }

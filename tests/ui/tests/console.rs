@@ -110,8 +110,9 @@ async fn hostile_text_stays_text() {
 #[tokio::test]
 async fn many_dead_letters_are_previewed_confirmed_and_followed() {
     let broken = broken().await;
-    for key in ["k1", "k2", "k3"] {
-        broken.dead(key).await;
+    // At one per second somebody has time to stop it.
+    for key in 0..20 {
+        broken.dead(&format!("k{key}")).await;
     }
     play("bulk", &input(&broken.lab), async |word| broken.turn(word).await).await;
 }

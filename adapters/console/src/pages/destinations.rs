@@ -133,7 +133,10 @@ async fn one(console: &Console, visitor: &Visitor, destination: Destination) -> 
         section { h2 { (t.policy) } (policy(t, operations.policies().of(&destination))) }
         section {
             h2 { (t.latest_messages) }
-            (live("latest", &table(t, t.latest_messages, &messages::heads(t), &messages::rows(&found.messages))))
+            (live("latest", &html! {
+                (table(t, t.latest_messages, &messages::heads(t), &messages::rows(&found.messages)))
+                (messages::lag(t, found.behind))
+            }))
         }
     };
     Ok(page(visitor, Place::Destinations, &destination.to_string(), &content))

@@ -121,9 +121,7 @@ pub(crate) async fn list(
         (form(t, &filter))
         (live("found", &html! {
             (table(t, t.messages, &heads(t), &rows(&found.messages)))
-            @if found.behind > 0 {
-                p.notice.doubt { (t.search_behind) " " (number(found.behind)) " " (t.of_journal) }
-            }
+            (lag(t, found.behind))
             @if let Some(Cursor(id)) = found.next {
                 @if let Some(at) = id.accepted_at() { p.small { (t.looked_back_to) " " (time(at)) } }
             }
@@ -131,6 +129,13 @@ pub(crate) async fn list(
         (pager(t, "/console/messages", &filter.pairs(), &filter.cursor, found.next.map(|Cursor(id)| id.uuid().to_string())))
     };
     page(&visitor, Place::Messages, t.messages, &content).into_response()
+}
+
+/// Says what the search does not know yet, if anything.
+pub(crate) fn lag(t: &Texts, behind: u64) -> Markup {
+    html! {
+        @if behind > 0 { p.notice.doubt { (t.search_behind) " " (number(behind)) " " (t.of_journal) } }
+    }
 }
 
 /// Leads to the next page and back to the first.

@@ -10,7 +10,7 @@ use axum::extract::State;
 use maud::{Markup, html};
 
 use super::destinations;
-use super::messages::rows;
+use super::messages::{lag, rows};
 use crate::Console;
 use crate::chart::{Line, chart};
 use crate::frame::{Place, age, ago, fact, live, number, page, state, table, time};
@@ -29,8 +29,14 @@ pub(crate) async fn show(State(console): State<Arc<Console>>, visitor: Visitor) 
     let counted = vitals.counted();
     let risks = Search { at_risk: true, ..Search::default() };
     let deadlines = match console.ports.operations.search(&risks, None, SHOWN).await {
-        Ok(page) if page.messages.is_empty() => html! { p { (t.deadlines_none) } },
-        Ok(page) => table(t, t.deadlines, &super::messages::heads(t), &rows(&page.messages)),
+        // Only a search that knows everything may say that there is none.
+        Ok(page) if page.messages.is_empty() && page.behind == 0 && page.next.is_none() => {
+            html! { p { (t.deadlines_none) } }
+        }
+        Ok(page) => html! {
+            (table(t, t.deadlines, &super::messages::heads(t), &rows(&page.messages)))
+            (lag(t, page.behind))
+        },
         Err(error) => html! { p.notice.bad { (error) } },
     };
     let content = html! {

@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock};
 
 use super::block::{Block, Damaged, Id, Row, Summary, View};
 use crate::frame::Position;
+use serde::{Deserialize, Serialize};
 
 /// Messages of a block before the next one begins. A block is read and written as a whole.
 const FULL: usize = 4_096;
@@ -28,18 +29,50 @@ pub(super) struct Blocks {
 /// What is to become of messages: their rows, or nothing.
 pub(super) type Changes = BTreeMap<Id, Option<Row>>;
 
+/// How far the blocks are, and how many there have to be.
+#[derive(Serialize, Deserialize)]
+struct Reached {
+    position: Position,
+    blocks: usize,
+}
+
+/// Reads a block. One that is gone or cannot be read is damage of the search, not of the disk.
+fn read(path: &Path) -> Result<Vec<u8>, BlockError> {
+    std::fs::read(path).map_err(|error| {
+        let unreadable = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        match error.kind() {
+            io::ErrorKind::NotFound => Damaged.into(),
+            _ if unreadable => Damaged.into(),
+            _ => error.into(),
+        }
+    })
+}
+
 impl Blocks {
-    /// Opens or creates them. Reads all of them once.
-    pub(super) fn open(folder: &Path) -> Result<Self, BlockError> {
+    /// Throws everything away. What is left by a process that dies meanwhile counts as nothing.
+    pub(super) fn discard(folder: &Path) -> io::Result<()> {
+        let absent = |result: io::Result<()>| match result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        };
+        absent(std::fs::remove_file(folder.join("position")))?;
+        absent(std::fs::remove_dir_all(folder))
+    }
+
+    /// Opens or creates them. Reads all of them once, as long as nobody says `ended`.
+    pub(super) fn open(folder: &Path, ended: impl Fn() -> bool) -> Result<Self, BlockError> {
         std::fs::create_dir_all(folder)?;
         let mut summaries = BTreeMap::new();
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
+            if ended() {
+                break;
+            }
             let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.strip_suffix(".block"));
             let mut bytes = Id::default();
             if id.is_some_and(|id| hex::decode_to_slice(id, &mut bytes).is_ok()) {
-                summaries.insert(bytes, View::new(&std::fs::read(entry.path())?)?.summary());
+                summaries.insert(bytes, View::new(&read(&entry.path())?)?.summary());
             }
         }
         Ok(Self { folder: folder.to_owned(), summaries: RwLock::new(summaries) })
@@ -52,7 +85,11 @@ impl Blocks {
     /// Up to which position of the journal they are complete.
     pub(super) fn position(&self) -> Result<Option<Position>, BlockError> {
         match std::fs::read(self.folder.join("position")) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).map_err(|_| Damaged)?)),
+            Ok(bytes) => {
+                let Reached { position, blocks } = serde_json::from_slice(&bytes).map_err(|_| Damaged)?;
+                let found = self.summaries.read().unwrap_or_else(PoisonError::into_inner).len();
+                if found == blocks { Ok(Some(position)) } else { Err(Damaged.into()) }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -60,12 +97,12 @@ impl Blocks {
 
     /// Bytes of the block with the last ids below one that may have a message with all facets; `None` if there is none. What is looked for further has
     /// ids below the returned one.
-    pub(super) fn below(&self, until: &Id, facets: &[u64]) -> io::Result<Option<(Id, Vec<u8>)>> {
+    pub(super) fn below(&self, until: &Id, facets: &[u64]) -> Result<Option<(Id, Vec<u8>)>, BlockError> {
         // Held while reading: what is split meanwhile would be missed.
         let summaries = self.summaries.read().unwrap_or_else(PoisonError::into_inner);
         let mut before = summaries.range(..*until).rev();
         let Some((first, _)) = before.find(|(_, summary)| summary.may_have(facets)) else { return Ok(None) };
-        Ok(Some((*first, std::fs::read(self.path(first))?)))
+        Ok(Some((*first, read(&self.path(first))?)))
     }
 
     /// Writes changes, then the position up to which everything is complete. Nothing is synced.
@@ -81,7 +118,8 @@ impl Blocks {
         for (first, changes) in by_block {
             self.change(first, changes)?;
         }
-        let bytes = serde_json::to_vec(&position).map_err(io::Error::other)?;
+        let blocks = self.summaries.read().unwrap_or_else(PoisonError::into_inner).len();
+        let bytes = serde_json::to_vec(&Reached { position, blocks }).map_err(io::Error::other)?;
         self.replace(&self.folder.join("position"), &bytes)?;
         Ok(())
     }
@@ -89,7 +127,7 @@ impl Blocks {
     /// Changes one block; what does not fit becomes blocks of its own.
     fn change(&self, first: Option<Id>, changes: Changes) -> Result<(), BlockError> {
         let mut block = match &first {
-            Some(first) => Block::decode(&std::fs::read(self.path(first))?)?,
+            Some(first) => Block::decode(&read(&self.path(first))?)?,
             None => Block::default(),
         };
         let before = block.clone();
@@ -111,7 +149,8 @@ impl Blocks {
             }
             return Ok(());
         }
-        for (number, rows) in rows.chunks(FULL).enumerate() {
+        // What does not fit is written before the block is cut: if that ends half-way, nothing is missing.
+        for (number, rows) in rows.chunks(FULL).enumerate().rev() {
             // The first one keeps its name, so that it still takes what comes before its first message.
             let name = first.filter(|_| number == 0).unwrap_or(rows[0].0);
             let (bytes, summary) = Block(rows.iter().cloned().collect()).encode();
@@ -166,7 +205,7 @@ mod tests {
     #[test]
     fn full_blocks_are_followed_by_new_ones() {
         let folder = tempfile::tempdir().unwrap();
-        let blocks = Blocks::open(folder.path()).unwrap();
+        let blocks = Blocks::open(folder.path(), || false).unwrap();
         assert_eq!(blocks.position().unwrap(), None);
         for from in (0..10_000).step_by(1_000) {
             let changes = (from..from + 1_000).map(|n| (id(n), Some(row(n)))).collect();
@@ -174,17 +213,39 @@ mod tests {
         }
         assert!(blocks.summaries.read().unwrap().len() >= 3);
         assert_eq!(all(&blocks), (0..10_000).map(|n| (id(n), row(n))).collect::<Vec<_>>());
-        let again = Blocks::open(folder.path()).unwrap();
+        let again = Blocks::open(folder.path(), || false).unwrap();
         assert_eq!((again.position().unwrap(), all(&again).len()), (Some(AT), 10_000));
         again.apply((0..10_000).map(|n| (id(n), None)).collect(), AT).unwrap();
         assert!(all(&again).is_empty() && again.summaries.read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_split_that_ends_half_way_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocks = Blocks::open(folder.path(), || false).unwrap();
+        let even = (0..4_096).map(|n| (id(2 * n), Some(row(2 * n)))).collect();
+        blocks.apply(even, AT).unwrap();
+        // The place of the overflow is taken by a folder, so that it cannot be written.
+        let odd: Changes = [(id(1), Some(row(1)))].into();
+        let overflow = blocks.path(&id(8_190));
+        std::fs::create_dir_all(overflow.join("x")).unwrap();
+        assert!(blocks.apply(odd.clone(), AT).is_err());
+        assert_eq!(all(&blocks).len(), 4_096, "as before");
+        std::fs::remove_dir_all(&overflow).unwrap();
+        blocks.apply(odd, AT).unwrap();
+        assert_eq!(all(&blocks).len(), 4_097);
+        std::fs::remove_file(overflow).unwrap();
+        let again = Blocks::open(folder.path(), || false).unwrap();
+        assert!(matches!(again.position(), Err(BlockError::Damaged(_))), "a block is missing");
+        Blocks::discard(folder.path()).unwrap();
+        Blocks::discard(folder.path()).unwrap();
     }
 
     proptest! {
         #[test]
         fn blocks_hold_what_a_map_would(steps in prop::collection::vec((0_u32..40, any::<bool>()), 0..200)) {
             let folder = tempfile::tempdir().unwrap();
-            let blocks = Blocks::open(folder.path()).unwrap();
+            let blocks = Blocks::open(folder.path(), || false).unwrap();
             let mut model = BTreeMap::new();
             for chunk in steps.chunks(7) {
                 let changes: Changes = chunk.iter().map(|(n, there)| (id(*n), there.then(|| row(*n)))).collect();

@@ -125,13 +125,14 @@ impl SubmitArguments {
         let mut documents: BTreeMap<String, PathBuf> = BTreeMap::new();
         for entry in std::fs::read_dir(&self.folder).map_err(&failed)? {
             let path = entry.map_err(&failed)?.path();
-            let (stem, extension) = (path.file_stem().and_then(|stem| stem.to_str()), path.extension());
-            let (Some(stem), false) = (stem, extension.is_some_and(|extension| extension == "json")) else {
-                continue;
-            };
-            if !path.is_file() || stem.starts_with('.') {
+            let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+            if !path.is_file() || hidden || path.extension().is_some_and(|extension| extension == "json") {
                 continue;
             }
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let unreadable =
+                || CommandError::Usage(format!("{}: the name is not UTF-8; rename it", path.display()));
+            let stem = stem.ok_or_else(unreadable)?;
             if let Some(other) = documents.insert(stem.to_owned(), path.clone()) {
                 let (one, other) = (path.display(), other.display());
                 return Err(CommandError::Usage(format!(
@@ -222,7 +223,11 @@ async fn hand_in(party: &Party, draft: &Draft) -> Result<Outcome, CommandError> 
         let answer = party.stream(Method::POST, "/v1/submissions", headers, body).await?;
         let (status, wait) = (answer.status, retry_after(&answer.headers));
         let body = answer.body.map(|piece| piece.map(|bytes| bytes.to_vec())).collect::<Vec<_>>().await;
-        let body = body.into_iter().collect::<std::io::Result<Vec<_>>>().map_err(unreadable)?.concat();
+        let cut = |error: std::io::Error| CommandError::Unavailable {
+            url: party.url.clone(),
+            problem: format!("broke off its answer: {error}"),
+        };
+        let body = body.into_iter().collect::<std::io::Result<Vec<_>>>().map_err(cut)?.concat();
         match status {
             StatusCode::ACCEPTED | StatusCode::OK => {
                 return Ok(Outcome::Accepted(serde_json::from_slice(&body).unwrap_or_default()));
