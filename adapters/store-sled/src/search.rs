@@ -40,6 +40,9 @@ const FRAMES: usize = 1_024;
 const LOOK: Duration = Duration::from_millis(250);
 /// Wait after a fault.
 const AFTER_A_FAULT: Duration = Duration::from_secs(5);
+/// While others write, the thread rests so many times as long as it worked; at most so long.
+const REST: u32 = 4;
+const REST_LONGEST: Duration = Duration::from_secs(1);
 /// Whoever searches waits for so much of the journal, which takes a moment; what lags further is said to lag.
 const WAIT_FOR: u64 = 4 << 20;
 /// Nobody waits longer.
@@ -259,6 +262,7 @@ fn follow(blocks: &Arc<Blocks>, inner: &Inner) -> Result<(), Fault> {
         if inner.search.is_damaged() {
             return Err(Damaged.into());
         }
+        let began = Instant::now();
         let (ids, next) = spoken_of(inner, position, end)?;
         let mut changes = Changes::new();
         for id in ids {
@@ -277,6 +281,11 @@ fn follow(blocks: &Arc<Blocks>, inner: &Inner) -> Result<(), Fault> {
         }
         position = next;
         inner.search.reach(position);
+        // Others write: they come first, unless somebody waits.
+        let busy = inner.index.reached().map_err(index_failed)? > Some(end);
+        if busy && !inner.search.pause((began.elapsed() * REST).min(REST_LONGEST)) {
+            return Ok(());
+        }
     }
 }
 
