@@ -238,6 +238,10 @@ fn project(folder: &Path, inner: &Inner) -> Result<(), Fault> {
 }
 
 fn follow(blocks: &Arc<Blocks>, inner: &Inner) -> Result<(), Fault> {
+    if inner.search.has_ended() {
+        // Perhaps not all blocks were read.
+        return Ok(());
+    }
     let mut position = blocks.position()?.unwrap_or(BEGINNING);
     let end = inner.index.reached().map_err(index_failed)?.unwrap_or(BEGINNING);
     if position > end {
