@@ -111,6 +111,26 @@ async fn a_folder_goes_in_and_comes_out_each_document_once() {
     assert_eq!(printed(&mailbox(&[])).lines().count(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_read_stands_in_nobodys_way() {
+    let lab = Lab::start(Options::default()).await;
+    let portal = lab.client("portal");
+    let large = vec![b'x'; 3 << 20];
+    for (key, document) in [("k1", b"<a/>".as_slice()), ("k2", &large), ("k3", b"<c/>")] {
+        portal.submit(key, METADATA, document).await;
+    }
+    becomes(&lab, 3, "delivered").await;
+    for entry in std::fs::read_dir(lab.store().join("payload")).unwrap() {
+        let file = std::fs::OpenOptions::new().write(true).open(entry.unwrap().path()).unwrap();
+        file.set_len(1 << 20).unwrap();
+    }
+    let taken = amtsbote(&lab, "department", &["mailbox", "in", "--max", "1"]);
+    assert_eq!((taken.status.code(), printed(&taken).lines().count()), (Some(1), 2), "{taken:?}");
+    assert!(said(&taken).contains("1 messages could not be taken"), "{taken:?}");
+    becomes(&lab, 2, "acknowledged").await;
+    assert_eq!(names(&lab.path("in")).iter().filter(|name| !name.ends_with(".part")).count(), 2);
+}
+
 /// Waits until so many of the portal's messages are in a state.
 async fn becomes(lab: &Lab, count: usize, state: &str) {
     let look = async || {

@@ -55,7 +55,8 @@ impl MailboxArguments {
         let party = self.at.connect()?;
         std::fs::create_dir_all(&self.folder).map_err(failed_to("making", &self.folder))?;
         let wait = if self.follow { 60 } else { 0 };
-        let mut failed = 0;
+        // They stay leased meanwhile, so that they do not come again and again before the others.
+        let mut failed: Vec<(String, Value)> = Vec::new();
         loop {
             let (lease, messages) = lease(&party, self.max, wait).await?;
             if messages.is_empty() && !self.follow {
@@ -73,17 +74,19 @@ impl MailboxArguments {
                         return Err(error);
                     }
                     Err(error) => {
-                        failed += 1;
-                        release(&party, &lease, &message).await;
                         eprintln!("amtsbote: {}: {error}", message["id"].as_str().unwrap_or_default());
+                        // Who follows gets it again when its lease is over.
+                        if !self.follow {
+                            failed.push((lease.clone(), message));
+                        }
                     }
                 }
             }
-            if failed > 0 && !self.follow {
-                break;
-            }
         }
-        match failed {
+        for (lease, message) in &failed {
+            release(&party, lease, message).await;
+        }
+        match failed.len() {
             0 => Ok(()),
             failed => Err(CommandError::Incomplete(format!(
                 "{failed} messages could not be taken; they stay in the mailbox"
