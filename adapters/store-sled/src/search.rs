@@ -2,8 +2,8 @@
 //!
 //! A thread of low priority reads which messages the journal speaks of, loads each as it stands now, and writes its row into the block of its
 //! neighbours. So a row is never older than the position says. Nothing depends on the projection: it may be thrown away at any time and
-//! is when it cannot be read, or when the machine went down without warning, because nothing of it is synced while it is open. It takes no memory
-//! for messages nobody looks for, and about a hundred bytes of disk for each.
+//! is when it cannot be read, or when the machine went down without warning, because nothing of it is synced while it is open. It takes a byte or
+//! two of memory and about a hundred bytes of disk for each message.
 
 mod block;
 mod blocks;
